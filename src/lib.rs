@@ -1,1 +1,22 @@
-//! lib
+//! latchkey, in reading order: from the start of the program down to the bytes. A module uses only those below it.
+
+pub mod app;
+pub mod cli;
+
+pub mod auth;
+pub mod pages;
+pub mod tasks;
+
+pub mod http;
+
+pub mod store;
+
+pub mod credentials;
+pub mod hasher;
+pub mod token;
+
+pub mod config;
+
+pub mod error;
+pub mod listener;
+pub mod logging;

@@ -1,0 +1,150 @@
+//! The commands. Data goes to standard output, the log to standard error; exit code 0, 1 (failed) or 2 (usage or
+//! configuration).
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::{io, thread};
+
+use log::{info, warn};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::app::App;
+use crate::config::{self, Config, Database, Refused};
+use crate::hasher::Hasher;
+use crate::listener::{Listener, Settings, Stopper};
+use crate::logging;
+use crate::pages::Readiness;
+use crate::store::{Store, migrate};
+use crate::token::Keys;
+
+const HELP: &str = "\
+latchkey: accounts, bearer tokens and each user's own tasks
+
+usage:
+  latchkey [serve] [--no-migrate]  apply pending migrations, then serve
+  latchkey migrate                 apply pending migrations
+  latchkey --help | --version
+
+All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
+";
+
+/// Why a command ends without success.
+enum Failure {
+    /// Exit code 2.
+    Usage(String),
+    /// Exit code 1.
+    Failed(String),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Failure::Usage(refused.to_string())
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn run(arguments: &[String]) -> ExitCode {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        [] | ["serve"] => serve(true),
+        ["--no-migrate"] | ["serve", "--no-migrate"] => serve(false),
+        ["migrate"] => migrate_only(),
+        ["--help" | "-h" | "help"] => print(HELP),
+        ["--version" | "-V"] => print(concat!("latchkey ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ => Err(Failure::Usage(format!("unknown arguments\n\n{HELP}"))),
+    };
+    let (code, message) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => (1, message),
+        Err(Failure::Usage(message)) => (2, message),
+    };
+    let _ = writeln!(io::stderr(), "latchkey: {}", message.trim_end());
+    ExitCode::from(code)
+}
+
+fn serve(migrates: bool) -> Result<(), Failure> {
+    logging::start(&config::log_filters()?);
+    let config = Config::from_environment()?;
+    if config.is_test {
+        warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
+    }
+    let listener =
+        Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
+    if migrates {
+        apply_migrations(&config.database)?;
+    }
+    stop_on_signal(listener.stopper())?;
+    let settings = Settings {
+        max_connections: config.max_connections,
+        evict_by_address: config.trusted_proxies == 0,
+    };
+    let app = Arc::new(App {
+        store: Store::new(&config.database),
+        hasher: Hasher::start(config.bcrypt_cost)
+            .map_err(|error| failed(format!("hash threads: {error}")))?,
+        keys: Keys::derive(
+            &config.secret,
+            config.previous_secret.as_ref(),
+            config.tokens,
+        ),
+        accounts: config.accounts,
+        trusted_proxies: config.trusted_proxies,
+        readiness: Readiness::default(),
+        proxy_was_mentioned: AtomicBool::new(false),
+    });
+    print(&format!(
+        "listening on http://{}\n",
+        listener.local_address()
+    ))?;
+    let refusing = app.clone();
+    listener.run(
+        settings,
+        move |request, peer| app.handle(request, peer),
+        move |refusal, address, headers| refusing.refuse(refusal, address, headers),
+    );
+    info!("event=stop outcome=ok");
+    Ok(())
+}
+
+fn migrate_only() -> Result<(), Failure> {
+    logging::start(&config::log_filters()?);
+    apply_migrations(&config::migration_database_from_environment()?)
+}
+
+fn apply_migrations(database: &Database) -> Result<(), Failure> {
+    let applied =
+        migrate::apply_pending(database).map_err(|failure| failed(failure.to_string()))?;
+    for name in &applied {
+        info!("event=migration outcome=applied name={name}");
+    }
+    Ok(())
+}
+
+fn stop_on_signal(stopper: Stopper) -> Result<(), Failure> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            info!("event=stop outcome=begun");
+            stopper.stop();
+        }
+    };
+    thread::Builder::new()
+        .spawn(wait)
+        .map(drop)
+        .map_err(|error| failed(format!("signals: {error}")))
+}
+
+fn failed(message: String) -> Failure {
+    Failure::Failed(message)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| failed(format!("standard output: {error}")))
+}

@@ -1,0 +1,348 @@
+//! The environment, read once and validated whole: a wrong value stops the start and is never repeated in a message.
+//!
+//! Source: OWASP ASVS 5.0 V13.1 (configuration), V13.3 (secrets).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use log::LevelFilter;
+use postgres::config::{Host, SslMode};
+
+const SECRET_MIN_BYTES: usize = 32;
+const SECRET_MIN_DIFFERENT_BYTES: usize = 10;
+/// What examples and tutorials print in place of a secret, in lower case.
+const PLACEHOLDERS: &[&str] = &[
+    "change-me",
+    "change_me",
+    "changeme",
+    "change-this",
+    "change_this",
+    "changethis",
+    "replace-me",
+    "replace_me",
+    "replace-this",
+    "your-secret",
+    "your_secret",
+    "yoursecret",
+    "your-super-secret",
+    "your-256-bit-secret",
+    "your-jwt-secret",
+    "a-string-secret-at-least-256-bits-long",
+    "better-auth-secret",
+    "super-secret",
+    "supersecret",
+    "secret-key",
+    "secret_key",
+    "placeholder",
+    "0123456789abcdef",
+    "abcdefghijklmnop",
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+];
+
+/// A variable that stops the start. Its Display is one line: the name and the rule, never the value.
+#[derive(Debug)]
+pub struct Refused {
+    variable: &'static str,
+    rule: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.variable, self.rule)
+    }
+}
+
+/// Bytes that sign: their Debug prints nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// The bytes, for the derivation of keys and nothing else.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Secret, String> {
+        let bytes = text.as_bytes();
+        if bytes.len() < SECRET_MIN_BYTES {
+            return Err(format!("must be at least {SECRET_MIN_BYTES} bytes long"));
+        }
+        let lower = text.to_ascii_lowercase();
+        if PLACEHOLDERS.iter().any(|known| lower.contains(known)) {
+            return Err("is a placeholder from an example; take 32 random bytes".into());
+        }
+        if repeats_a_piece(bytes) {
+            return Err("repeats a shorter piece; take 32 random bytes".into());
+        }
+        let mut seen = [false; 256];
+        bytes.iter().filter_map(|b| seen.get_mut(usize::from(*b)).map(|s| *s = true)).for_each(drop);
+        if seen.iter().filter(|s| **s).count() < SECRET_MIN_DIFFERENT_BYTES {
+            return Err(format!("must hold at least {SECRET_MIN_DIFFERENT_BYTES} different bytes"));
+        }
+        Ok(Secret(bytes.to_vec()))
+    }
+}
+
+/// Whether the bytes are one shorter piece over and over, the last time perhaps cut.
+fn repeats_a_piece(bytes: &[u8]) -> bool {
+    (1..=bytes.len() / 2).any(|length| bytes.iter().zip(bytes.iter().skip(length)).all(|(a, b)| a == b))
+}
+
+/// Who issues access tokens, for whom, for how long.
+#[derive(Debug, Clone)]
+pub struct TokenPolicy {
+    /// Claim `iss`.
+    pub issuer: String,
+    /// Claim `aud`.
+    pub audience: String,
+    /// Lifetime of an access token, in seconds.
+    pub access_token_seconds: i64,
+}
+
+/// The rules for accounts and attempts.
+#[derive(Debug, Clone)]
+pub struct AccountPolicy {
+    /// Whether anybody may register.
+    pub registration_is_open: bool,
+    /// Shortest password that may be chosen, in characters.
+    pub password_min_length: usize,
+    /// Failed logins per e-mail and address in 15 minutes; 0 = no limit, for the e-mail alone neither.
+    pub login_failure_limit: i32,
+    /// Failed logins, and separately registrations, per address in an hour; 0 = no limit.
+    pub address_limit: i32,
+}
+
+/// Where the database is and how many connections the server may hold.
+#[derive(Clone)]
+pub struct Database {
+    /// As the driver reads it; its Debug is not printed, since it may name hosts and users.
+    pub driver: postgres::Config,
+    /// Connections in the pool.
+    pub pool_size: u32,
+}
+
+/// All that `serve` reads.
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Open client connections.
+    pub max_connections: usize,
+    /// Proxies in front that append to `X-Forwarded-For`.
+    pub trusted_proxies: usize,
+    /// The database.
+    pub database: Database,
+    /// Signs and verifies.
+    pub secret: Secret,
+    /// Only verifies.
+    pub previous_secret: Option<Secret>,
+    /// Access tokens.
+    pub tokens: TokenPolicy,
+    /// Accounts.
+    pub accounts: AccountPolicy,
+    /// bcrypt's cost, as the power of two of its rounds.
+    pub bcrypt_cost: u32,
+    /// `LATCHKEY_ENV=test` is set: weak hashes are allowed.
+    pub is_test: bool,
+}
+
+impl Config {
+    /// What `serve` needs, from the environment.
+    ///
+    /// # Errors
+    /// The first variable that is missing or malformed.
+    pub fn from_environment() -> Result<Config, Refused> {
+        let secret: Secret = required("JWT_SECRET")?;
+        let previous_secret: Option<Secret> = optional("JWT_SECRET_PREVIOUS")?;
+        if previous_secret.as_ref() == Some(&secret) {
+            return Err(refused("JWT_SECRET_PREVIOUS", "must differ from JWT_SECRET"));
+        }
+        let is_test = is_test()?;
+        let config = Config {
+            listen: optional("LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            max_connections: number("MAX_CONNECTIONS", 512, 1..=100_000)?,
+            trusted_proxies: number("TRUSTED_PROXIES", 0, 0..=16)?,
+            database: database_from_environment()?,
+            secret,
+            previous_secret,
+            tokens: TokenPolicy {
+                issuer: text("TOKEN_ISSUER", "latchkey")?,
+                audience: text("TOKEN_AUDIENCE", "latchkey")?,
+                access_token_seconds: number("ACCESS_TOKEN_SECONDS", 900, 60..=3600)?,
+            },
+            accounts: AccountPolicy {
+                registration_is_open: registration_is_open()?,
+                password_min_length: number("PASSWORD_MIN_LENGTH", 8, 8..=64)?,
+                login_failure_limit: number("LOGIN_FAILURE_LIMIT", 10, 0..=1_000_000)?,
+                address_limit: number("ADDRESS_LIMIT", 100, 0..=1_000_000)?,
+            },
+            bcrypt_cost: number("BCRYPT_COST", 12, if is_test { 4..=15 } else { 10..=15 })?,
+            is_test,
+        };
+        if is_test && !(config.listen.ip().is_loopback() && is_this_machine(&config.database.driver)) {
+            return Err(refused("LATCHKEY_ENV", "may be test only on loopback with a database on this machine"));
+        }
+        Ok(config)
+    }
+}
+
+/// The database that `serve` and the commands use.
+///
+/// # Errors
+/// `DATABASE_URL` is missing or cannot be used, or `POOL_SIZE` is malformed.
+pub fn database_from_environment() -> Result<Database, Refused> {
+    database("DATABASE_URL", &required::<String>("DATABASE_URL")?)
+}
+
+/// The database that `migrate` changes: `MIGRATE_DATABASE_URL` where it is set.
+///
+/// # Errors
+/// As [`database_from_environment`].
+pub fn migration_database_from_environment() -> Result<Database, Refused> {
+    match optional::<String>("MIGRATE_DATABASE_URL")? {
+        Some(url) => database("MIGRATE_DATABASE_URL", &url),
+        None => database_from_environment(),
+    }
+}
+
+/// The filters of `RUST_LOG`: levels, or `module=level`, between commas.
+///
+/// # Errors
+/// A level that is none.
+pub fn log_filters() -> Result<String, Refused> {
+    let filters = text("RUST_LOG", "info")?;
+    let is_filter = |part: &str| {
+        let (module, level) = part.split_once('=').unwrap_or(("latchkey", part));
+        let is_module = !module.is_empty() && module.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b));
+        is_module && LevelFilter::from_str(level).is_ok()
+    };
+    if filters.split(',').all(is_filter) {
+        return Ok(filters);
+    }
+    Err(refused("RUST_LOG", "must be a level (off, error, warn, info, debug, trace) or module=level, between commas"))
+}
+
+fn database(variable: &'static str, url: &str) -> Result<Database, Refused> {
+    // The driver's message could repeat a piece of the string, and so of the password.
+    let driver = postgres::Config::from_str(url)
+        .map_err(|_| refused(variable, "is no connection string that the driver reads"))?;
+    if driver.get_hosts().is_empty() && driver.get_hostaddrs().is_empty() {
+        return Err(refused(variable, "names no host"));
+    }
+    if !is_this_machine(&driver) && driver.get_ssl_mode() != SslMode::Disable {
+        return Err(refused(variable, "names another machine: TLS would be needed, which this version cannot do"));
+    }
+    Ok(Database { driver, pool_size: number("POOL_SIZE", 10, 1..=1000)? })
+}
+
+/// A socket path, `localhost` or a loopback address, as written; no name is resolved to decide.
+fn is_this_machine(driver: &postgres::Config) -> bool {
+    let host_is_here = |host: &Host| match host {
+        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    };
+    driver.get_hosts().iter().all(host_is_here) && driver.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
+
+fn is_test() -> Result<bool, Refused> {
+    match optional::<String>("LATCHKEY_ENV")?.as_deref() {
+        None => Ok(false),
+        Some("test") => Ok(true),
+        Some(_) => Err(refused("LATCHKEY_ENV", "may only be test")),
+    }
+}
+
+fn registration_is_open() -> Result<bool, Refused> {
+    match text("REGISTRATION", "open")?.as_str() {
+        "open" => Ok(true),
+        "closed" => Ok(false),
+        _ => Err(refused("REGISTRATION", "must be open or closed")),
+    }
+}
+
+fn refused(variable: &'static str, rule: impl Into<String>) -> Refused {
+    Refused { variable, rule: rule.into() }
+}
+
+/// The variable, if it is set. Set and empty is a mistake, not an absence.
+fn read(variable: &'static str) -> Result<Option<String>, Refused> {
+    match std::env::var(variable) {
+        Ok(value) if value.is_empty() => Err(refused(variable, "is set but empty")),
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(refused(variable, "is not UTF-8")),
+    }
+}
+
+fn optional<T: FromStr>(variable: &'static str) -> Result<Option<T>, Refused>
+where
+    T::Err: fmt::Display,
+{
+    // Only messages of our own types and of the standard library's, none of which repeats the value.
+    read(variable)?.map(|value| value.parse().map_err(|e: T::Err| refused(variable, e.to_string()))).transpose()
+}
+
+fn required<T: FromStr>(variable: &'static str) -> Result<T, Refused>
+where
+    T::Err: fmt::Display,
+{
+    optional(variable)?.ok_or_else(|| refused(variable, "must be set"))
+}
+
+fn text(variable: &'static str, default: &str) -> Result<String, Refused> {
+    Ok(read(variable)?.unwrap_or_else(|| default.to_owned()))
+}
+
+fn number<T>(variable: &'static str, default: T, range: std::ops::RangeInclusive<T>) -> Result<T, Refused>
+where
+    T: FromStr + PartialOrd + fmt::Display + Copy,
+{
+    let Some(value) = read(variable)? else {
+        return Ok(default);
+    };
+    match value.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(refused(variable, format!("must be a whole number from {} to {}", range.start(), range.end()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Secret, repeats_a_piece};
+
+    #[test]
+    fn a_weak_secret_is_refused() {
+        let long_placeholder = format!("{}{}", "your-secret", "-key-here-and-then-some-more-of-it");
+        for weak in [
+            "short",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "k3J9x0Qz_pk3J9x0Qz_pk3J9x0Qz_pk3J",
+            "abcabdabcabdaabbccddabcdabdcabcdabdd",
+            long_placeholder.as_str(),
+        ] {
+            assert!(weak.parse::<Secret>().is_err(), "{weak}");
+        }
+    }
+
+    #[test]
+    fn a_random_secret_is_taken_and_not_shown() {
+        let secret = "Zr8vQ1x-LmT0yB5hKd2sWg9uNe6oPc3a_fJ7".parse::<Secret>();
+        assert!(format!("{secret:?}").contains("Secret(…)"));
+    }
+
+    #[test]
+    fn a_repetition_is_seen_even_where_the_last_piece_is_cut() {
+        assert!(repeats_a_piece(b"abcabca") && !repeats_a_piece(b"abcdabce"));
+    }
+}

@@ -1,0 +1,278 @@
+//! Every way a request can fail, and the one table of what the client is told: status, slug, title, detail, advice.
+//!
+//! A cause (SQL, a library's text) stays in [`ApiError::cause`] for the log and never reaches a client.
+//! Source: RFC 9457 (problem details), RFC 9110 section 15 (status codes).
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::Write;
+
+/// One kind of failure. Its slug is the fragment of the problem's `type`: `/docs#<slug>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// The bytes are not one well-formed HTTP request.
+    BadRequest,
+    /// The body is not one JSON object.
+    InvalidJson,
+    /// No bearer token came.
+    Unauthenticated,
+    /// The access token is no good, or its session is over.
+    InvalidToken,
+    /// Login: unknown, wrong, deactivated and malformed alike.
+    WrongCredentials,
+    /// The refresh token is no good, or its session is over.
+    InvalidRefreshToken,
+    /// The path names another user than the token.
+    UserMismatch,
+    /// The operator closed the registration.
+    RegistrationClosed,
+    /// The current password, asked for again, is wrong.
+    WrongPassword,
+    /// No such path.
+    NotFound,
+    /// No such task for this user.
+    TaskNotFound,
+    /// The path does not know the method.
+    MethodNotAllowed,
+    /// The request did not arrive in time.
+    RequestTimeout,
+    /// The e-mail has an account.
+    EmailTaken,
+    /// The body is over 64 KiB.
+    BodyTooLarge,
+    /// The request target is over 4 KiB.
+    TargetTooLong,
+    /// The body is not `application/json`.
+    UnsupportedMediaType,
+    /// An `Expect` other than `100-continue`.
+    ExpectationFailed,
+    /// A member or a query parameter breaks its rule.
+    Validation,
+    /// The throttle refuses another attempt for now.
+    TooManyAttempts,
+    /// The head is over 8 KiB or 64 fields.
+    HeadTooLarge,
+    /// A defect of ours.
+    Internal,
+    /// A transfer coding or method form that is not supported.
+    NotImplemented,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    VersionNotSupported,
+    /// The queue for password hashes is full.
+    HashingBusy,
+    /// The database does not answer.
+    DatabaseUnavailable,
+    /// All connections are busy.
+    TooManyConnections,
+    /// The server is about to end.
+    Stopping,
+}
+
+/// What a client is told of a [`Problem`].
+pub struct Words {
+    /// HTTP status code.
+    pub status: u16,
+    /// Fragment of the problem's `type`.
+    pub slug: &'static str,
+    /// Short summary, the same for every occurrence.
+    pub title: &'static str,
+    /// Fixed sentence for a person.
+    pub detail: &'static str,
+    /// What the client can do about it; shown by `/docs`.
+    pub advice: &'static str,
+}
+
+const fn words(
+    status: u16,
+    slug: &'static str,
+    title: &'static str,
+    detail: &'static str,
+    advice: &'static str,
+) -> Words {
+    Words { status, slug, title, detail, advice }
+}
+
+impl Problem {
+    /// All problems, in the order of their status.
+    #[rustfmt::skip]
+    pub const ALL: &[Problem] = &[
+        Problem::BadRequest, Problem::InvalidJson, Problem::Unauthenticated, Problem::InvalidToken,
+        Problem::WrongCredentials, Problem::InvalidRefreshToken, Problem::UserMismatch, Problem::RegistrationClosed,
+        Problem::WrongPassword, Problem::NotFound, Problem::TaskNotFound, Problem::MethodNotAllowed,
+        Problem::RequestTimeout, Problem::EmailTaken, Problem::BodyTooLarge, Problem::TargetTooLong,
+        Problem::UnsupportedMediaType, Problem::ExpectationFailed, Problem::Validation, Problem::TooManyAttempts,
+        Problem::HeadTooLarge, Problem::Internal, Problem::NotImplemented, Problem::VersionNotSupported,
+        Problem::HashingBusy, Problem::DatabaseUnavailable, Problem::TooManyConnections, Problem::Stopping,
+    ];
+
+    /// The one table of status, type and words.
+    #[rustfmt::skip]
+    pub const fn words(self) -> Words {
+        match self {
+            Problem::BadRequest => words(400, "bad-request", "Bad request",
+                "The request is not well-formed HTTP.",
+                "Send one Host field, one length, CR LF line ends and no control characters; the connection was closed."),
+            Problem::InvalidJson => words(400, "invalid-json", "Invalid JSON",
+                "The body must be JSON in UTF-8, without duplicate members or trailing data.",
+                "Send exactly one JSON value; name each member once."),
+            Problem::Unauthenticated => words(401, "unauthenticated", "Not authenticated",
+                "This request needs a bearer token.",
+                "Log in, then send exactly one field: Authorization: Bearer <access_token>."),
+            Problem::InvalidToken => words(401, "invalid-token", "Invalid token",
+                "The access token is invalid, expired or revoked.",
+                "Refresh once; if that is refused too, log in again."),
+            Problem::WrongCredentials => words(401, "wrong-credentials", "Wrong credentials",
+                "E-mail or password is wrong.",
+                "Check both. The answer is the same for an unknown e-mail, a wrong password and a deactivated account."),
+            Problem::InvalidRefreshToken => words(401, "invalid-refresh-token", "Invalid refresh token",
+                "The refresh token is invalid, expired or was used before.",
+                "Log in again. A refresh token that is used twice ends its session, since it may have been stolen."),
+            Problem::UserMismatch => words(403, "user-mismatch", "Access denied",
+                "Access denied: user ID mismatch",
+                "Use the id of the token's own user in the path, or me."),
+            Problem::RegistrationClosed => words(403, "registration-closed", "Registration closed",
+                "Registration is closed on this server.",
+                "Ask the operator for an account."),
+            Problem::WrongPassword => words(403, "wrong-password", "Wrong password",
+                "The current password is wrong.",
+                "Send the password that is valid now. Wrong ones count as failed logins."),
+            Problem::NotFound => words(404, "not-found", "Not found",
+                "There is nothing at this path.",
+                "See the list of paths above."),
+            Problem::TaskNotFound => words(404, "task-not-found", "Task not found",
+                "There is no such task.",
+                "The answer is the same for a task that never was, one that was deleted and one of another user."),
+            Problem::MethodNotAllowed => words(405, "method-not-allowed", "Method not allowed",
+                "This path does not know the method.",
+                "The Allow field of the answer names the methods."),
+            Problem::RequestTimeout => words(408, "request-timeout", "Request timeout",
+                "The request did not arrive in time.",
+                "Send head and body within ten seconds."),
+            Problem::EmailTaken => words(409, "email-taken", "E-mail taken",
+                "This e-mail already has an account.",
+                "Log in instead, or register with another e-mail."),
+            Problem::BodyTooLarge => words(413, "body-too-large", "Body too large",
+                "The body is over 64 KiB.",
+                "Send less."),
+            Problem::TargetTooLong => words(414, "target-too-long", "Target too long",
+                "The request target is over 4 KiB.",
+                "Shorten the path or the query."),
+            Problem::UnsupportedMediaType => words(415, "unsupported-media-type", "Unsupported media type",
+                "The body must be application/json without a content coding.",
+                "Send Content-Type: application/json."),
+            Problem::ExpectationFailed => words(417, "expectation-failed", "Expectation failed",
+                "The only expectation that is understood is 100-continue.",
+                "Leave the Expect field out."),
+            Problem::Validation => words(422, "validation", "Validation failed",
+                "A member of the body or a parameter of the query breaks a rule.",
+                "The errors member names each field and its rule."),
+            Problem::TooManyAttempts => words(429, "too-many-attempts", "Too many attempts",
+                "Too many attempts; wait before the next one.",
+                "Wait for the seconds in Retry-After. Attempts refused in the meantime do not prolong it."),
+            Problem::HeadTooLarge => words(431, "head-too-large", "Request head too large",
+                "The request head is over 8 KiB or 64 fields.",
+                "Send fewer or shorter fields."),
+            Problem::Internal => words(500, "internal", "Internal error",
+                "The server failed to answer this request.",
+                "Report the request_id to the operator: it stands in the log beside the cause."),
+            Problem::NotImplemented => words(501, "not-implemented", "Not implemented",
+                "The only transfer coding that is understood is chunked.",
+                "Send a Content-Length, or chunked alone."),
+            Problem::VersionNotSupported => words(505, "version-not-supported", "HTTP version not supported",
+                "This server speaks HTTP/1.1 and HTTP/1.0.",
+                "Use one of them."),
+            Problem::HashingBusy => words(503, "hashing-busy", "Busy",
+                "Too many passwords are being checked at the moment.",
+                "Repeat after the seconds in Retry-After; the attempt was not counted."),
+            Problem::DatabaseUnavailable => words(503, "database-unavailable", "Database unavailable",
+                "The database does not answer at the moment.",
+                "Repeat after the seconds in Retry-After. Something that was being written may have been written."),
+            Problem::TooManyConnections => words(503, "too-many-connections", "Too many connections",
+                "All connections of this server are busy.",
+                "Repeat after the seconds in Retry-After."),
+            Problem::Stopping => words(503, "stopping", "Stopping",
+                "The server is about to stop.",
+                "Repeat after the seconds in Retry-After."),
+        }
+    }
+
+    /// This problem with a cause for the log, which no client sees.
+    pub fn because(self, cause: impl Into<String>) -> ApiError {
+        ApiError { cause: Some(cause.into()), ..ApiError::from(self) }
+    }
+
+    /// This problem with a true `Retry-After`, in whole seconds.
+    pub fn retry_after(self, seconds: u64) -> ApiError {
+        ApiError { retry_after_seconds: seconds.max(1), ..ApiError::from(self) }
+    }
+}
+
+/// One broken rule of a body or a query.
+#[derive(Debug, serde::Serialize)]
+pub struct FieldError {
+    /// The member or parameter; empty for the body as a whole.
+    pub field: String,
+    /// The rule, as a sentence without the value.
+    pub detail: Cow<'static, str>,
+}
+
+/// A problem as it happened to one request.
+#[derive(Debug)]
+pub struct ApiError {
+    /// What the client is told.
+    pub problem: Problem,
+    /// For [`Problem::Validation`]: each broken rule.
+    pub fields: Vec<FieldError>,
+    /// `Retry-After` for statuses 429 and 503.
+    pub retry_after_seconds: u64,
+    /// `Allow` for status 405.
+    pub allow: String,
+    /// For the log only.
+    pub cause: Option<String>,
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        ApiError { problem, fields: Vec::new(), retry_after_seconds: 1, allow: String::new(), cause: None }
+    }
+}
+
+impl ApiError {
+    /// A 422 that names one field.
+    pub fn field(field: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> ApiError {
+        ApiError::fields(vec![FieldError { field: field.into(), detail: detail.into() }])
+    }
+
+    /// A 422 that names several fields.
+    pub fn fields(fields: Vec<FieldError>) -> ApiError {
+        ApiError { fields, ..ApiError::from(Problem::Validation) }
+    }
+}
+
+/// The error with all its sources on one line: database errors keep their text in the source.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing, reason = "a test may panic")]
+    use super::Problem;
+
+    #[test]
+    fn every_problem_is_listed_once_with_its_own_slug() {
+        let mut slugs: Vec<_> = Problem::ALL.iter().map(|p| p.words().slug).collect();
+        slugs.sort_unstable();
+        let all = slugs.len();
+        slugs.dedup();
+        assert_eq!(all, slugs.len());
+        let variants = include_str!("error.rs").lines().filter(|l| l.contains("=> words(")).count();
+        assert_eq!(all, variants - 1, "the line of this test counts once");
+    }
+}

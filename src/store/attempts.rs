@@ -1,0 +1,118 @@
+//! Table `attempts`: what may be tried, and how often. The counting itself is `sql/003_attempts.sql`.
+
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::Store;
+use crate::error::{ApiError, Problem};
+use crate::token::Principal;
+
+/// A login attempt to be counted.
+pub struct LoginAttempt<'a> {
+    /// Made by the caller, so that counting can be repeated and taken back.
+    pub id: Uuid,
+    /// The account asked for; none if what was typed is no e-mail.
+    pub email: Option<&'a str>,
+    /// Keyed digest of what was typed.
+    pub email_digest: &'a [u8],
+    /// IPv4 address or IPv6 /64.
+    pub address: &'a str,
+    /// Failures per e-mail and address in 15 minutes; 0 = no limit.
+    pub pair_limit: i32,
+    /// Failures per address in an hour; 0 = no limit.
+    pub address_limit: i32,
+}
+
+/// What a counted attempt may be verified against.
+pub struct Account {
+    /// The user.
+    pub id: String,
+    /// bcrypt.
+    pub password_hash: String,
+    /// Whether the user may log in.
+    pub is_active: bool,
+}
+
+/// The outcome of counting.
+pub enum Reservation {
+    /// Counted; the account, if there is one.
+    Counted(Option<Account>),
+    /// Not counted: this many seconds until the next attempt is allowed.
+    Refused {
+        /// At least 1.
+        seconds: u64,
+    },
+}
+
+impl Store {
+    /// Counts a login attempt and finds the account, in one round trip and atomically: a crowd gets no more attempts
+    /// than one after the other.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn reserve_login(&self, attempt: &LoginAttempt<'_>) -> Result<Reservation, ApiError> {
+        let row = self.query_opt(
+            "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.is_active
+             from (select) as one
+             left join users as u on u.email = $4",
+            &[
+                (&attempt.id, Type::UUID),
+                (&attempt.email_digest, Type::BYTEA),
+                (&attempt.address, Type::TEXT),
+                (&attempt.email, Type::TEXT),
+                (&attempt.pair_limit, Type::INT4),
+                (&attempt.address_limit, Type::INT4),
+            ],
+        )?;
+        let row = row.ok_or_else(|| Problem::Internal.because("reserve_login without a row"))?;
+        let seconds: i32 = row.get("seconds");
+        if seconds > 0 {
+            return Ok(Reservation::Refused {
+                seconds: u64::from(seconds.unsigned_abs()),
+            });
+        }
+        let id: Option<String> = row.get("id");
+        Ok(Reservation::Counted(id.map(|id| Account {
+            id,
+            password_hash: row.get("password_hash"),
+            is_active: row.get("is_active"),
+        })))
+    }
+
+    /// Counts a registration: 0, or the seconds until the next one is allowed.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn reserve_registration(
+        &self,
+        id: Uuid,
+        address: &str,
+        limit: i32,
+    ) -> Result<u64, ApiError> {
+        let row = self.query_opt(
+            "select reserve_registration($1, $2, $3) as seconds",
+            &[
+                (&id, Type::UUID),
+                (&address, Type::TEXT),
+                (&limit, Type::INT4),
+            ],
+        )?;
+        let seconds: i32 = row.map_or(0, |row| row.get("seconds"));
+        Ok(u64::from(seconds.unsigned_abs()))
+    }
+
+    /// The e-mail of the caller, whose password is about to be asked for again; nothing if the session is over.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn caller_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
+        let row = self.query_opt(
+            "select u.email from local_caller($1, $2) as c join users as u on u.id = c.id",
+            &[
+                (&principal.subject(), Type::TEXT),
+                (&principal.session(), Type::UUID),
+            ],
+        )?;
+        Ok(row.map(|row| row.get("email")))
+    }
+}

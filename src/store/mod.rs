@@ -1,0 +1,17 @@
+//! All SQL. One file per table, each statement a visible literal, one round trip each.
+//!
+//! Every statement on tasks takes a [`crate::token::Principal`] and starts from `local_caller(…)`: no row means that the
+//! caller may not act. Statements go by `query_typed`, which needs one round trip and no named statement.
+
+mod attempts;
+pub mod migrate;
+mod pool;
+mod sessions;
+mod tasks;
+mod users;
+
+pub use attempts::{Account, LoginAttempt, Reservation};
+pub use pool::Store;
+pub use sessions::{Opening, Rotation};
+pub use tasks::{Changes, NewTask, Page, Task};
+pub use users::{NewUser, User};

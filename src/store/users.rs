@@ -1,0 +1,168 @@
+//! Table `users`.
+
+use postgres::types::Type;
+use uuid::Uuid;
+
+use super::Store;
+use super::pool::{database_error, violates};
+use crate::error::{ApiError, Problem};
+use crate::token::Principal;
+
+/// A user as everybody may see their own.
+#[derive(Debug, serde::Serialize)]
+pub struct User {
+    id: String,
+    email: String,
+    is_active: bool,
+    created_at: String,
+}
+
+/// An account to be made.
+pub struct NewUser<'a> {
+    /// Made by the caller, so that the insert can be repeated.
+    pub id: &'a str,
+    /// In lower case.
+    pub email: &'a str,
+    /// bcrypt.
+    pub password_hash: &'a str,
+}
+
+impl Store {
+    /// The user that was made; the same one if it is made again with the same id.
+    ///
+    /// # Errors
+    /// [`Problem::EmailTaken`]; database failures.
+    pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
+        let made = self.try_query(
+            "insert into users (id, email, password_hash)
+             values ($1, $2, $3)
+             on conflict (id) do update set id = excluded.id
+             returning id, email, is_active, rfc3339(created_at) as created_at",
+            &[
+                (&user.id, Type::TEXT),
+                (&user.email, Type::TEXT),
+                (&user.password_hash, Type::TEXT),
+            ],
+        )?;
+        match made {
+            Ok(rows) => one_user(rows.first())
+                .ok_or_else(|| Problem::Internal.because("insert without a row")),
+            Err(error) if violates(&error, "users_email_key") => Err(Problem::EmailTaken.into()),
+            Err(error) => Err(database_error(&error)),
+        }
+    }
+
+    /// The caller's own user; nothing if the session is over.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn caller(&self, principal: &Principal) -> Result<Option<User>, ApiError> {
+        let row = self.query_opt(
+            "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at
+             from local_caller($1, $2) as c
+             join users as u on u.id = c.id",
+            &[
+                (&principal.subject(), Type::TEXT),
+                (&principal.session(), Type::UUID),
+            ],
+        )?;
+        Ok(one_user(row.as_ref()))
+    }
+
+    /// Ends all sessions of the caller; false if the caller's own is over already.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn end_all_sessions(&self, principal: &Principal) -> Result<bool, ApiError> {
+        let row = self.query_opt(
+            "update users set session_epoch = users.session_epoch + 1
+             from local_caller($1, $2) as c
+             where users.id = c.id
+             returning users.id",
+            &[
+                (&principal.subject(), Type::TEXT),
+                (&principal.session(), Type::UUID),
+            ],
+        )?;
+        Ok(row.is_some())
+    }
+
+    /// Stores the new hash, ends every other session and takes the attempt back; false if meanwhile the session ended
+    /// or the hash is no longer the verified one. The epoch is compared so that a logout of all sessions that runs
+    /// beside this is not undone for the caller's own.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn change_password(
+        &self,
+        principal: &Principal,
+        verified_hash: &str,
+        new_hash: &str,
+        attempt: Uuid,
+    ) -> Result<bool, ApiError> {
+        let row = self.query_opt(
+            "with changed as (
+                 update users set password_hash = $4, session_epoch = users.session_epoch + 1
+                 from local_caller($1, $2) as c
+                 where users.id = c.id and users.session_epoch = c.session_epoch
+                     and users.password_hash = $3 and users.is_active
+                 returning users.id, users.session_epoch
+             ), carried as (
+                 update sessions set session_epoch = changed.session_epoch
+                 from changed
+                 where sessions.id = $2 and sessions.user_id = changed.id
+             ), refunded as (
+                 delete from attempts using changed where attempts.id = $5
+             )
+             select id from changed",
+            &[
+                (&principal.subject(), Type::TEXT),
+                (&principal.session(), Type::UUID),
+                (&verified_hash, Type::TEXT),
+                (&new_hash, Type::TEXT),
+                (&attempt, Type::UUID),
+            ],
+        )?;
+        Ok(row.is_some())
+    }
+
+    /// Deletes the caller with all tasks and sessions, and takes the attempt back; false if meanwhile the session ended
+    /// or the hash is no longer the verified one.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn delete_caller(
+        &self,
+        principal: &Principal,
+        verified_hash: &str,
+        attempt: Uuid,
+    ) -> Result<bool, ApiError> {
+        let row = self.query_opt(
+            "with gone as (
+                 delete from users using local_caller($1, $2) as c
+                 where users.id = c.id and users.password_hash = $3 and users.is_active
+                 returning users.id
+             ), refunded as (
+                 delete from attempts using gone where attempts.id = $4
+             )
+             select id from gone",
+            &[
+                (&principal.subject(), Type::TEXT),
+                (&principal.session(), Type::UUID),
+                (&verified_hash, Type::TEXT),
+                (&attempt, Type::UUID),
+            ],
+        )?;
+        Ok(row.is_some())
+    }
+}
+
+fn one_user(row: Option<&postgres::Row>) -> Option<User> {
+    let row = row?;
+    Some(User {
+        id: row.get("id"),
+        email: row.get("email"),
+        is_active: row.get("is_active"),
+        created_at: row.get("created_at"),
+    })
+}

@@ -1,0 +1,163 @@
+//! The caller's own tasks. Every store function takes the [`Principal`], so that none can be reached without one.
+
+use rouille::{Request, Response};
+use uuid::Uuid;
+
+use crate::error::ApiError;
+use crate::http::{Body, Call, json, no_content, query, segment, without_nul};
+use crate::store::{Changes, NewTask, Page, Store};
+use crate::token::Principal;
+
+const TITLE_MAX_LENGTH: usize = 255;
+const DESCRIPTION_MAX_LENGTH: usize = 2000;
+const PAGE_MAX: i64 = 100;
+const PAGE_DEFAULT: i64 = 50;
+
+/// `GET /api/{user_id}/tasks` → 200, oldest first, `Link: <…>; rel="next"` while there is more (RFC 8288).
+pub fn list(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
+    let limit = query(
+        call.request,
+        "limit",
+        "must be a whole number from 1 to 100",
+        parse_limit,
+    )?;
+    let completed = query(call.request, "completed", "must be true or false", |text| {
+        text.parse().ok()
+    })?;
+    let after = query(call.request, "after", "must be the id of a task", parse_id)?;
+    let limit = limit.unwrap_or(PAGE_DEFAULT);
+
+    // One more than asked for tells whether there is a next page.
+    let mut tasks = store.list_tasks(
+        caller,
+        &Page {
+            completed,
+            after,
+            limit: limit + 1,
+        },
+    )?;
+    let has_more = tasks.len() as i64 > limit;
+    tasks.truncate(limit as usize);
+    let response = json(200, &tasks)?;
+    match tasks.last() {
+        Some(last) if has_more => Ok(
+            response.with_additional_header("Link", next_page(call, &last.id, limit, completed))
+        ),
+        _ => Ok(response),
+    }
+}
+
+/// `POST /api/{user_id}/tasks` → 201 task, `Location`.
+pub fn create(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
+    let mut body = Body::read(call.request)?;
+    let title = body.text("title", parse_title);
+    let description = match body.has("description") {
+        true => body.nullable("description", parse_description),
+        false => Some(None),
+    };
+    let (title, description) = body.done(title.zip(description))?;
+
+    let task = store.create_task(
+        caller,
+        &NewTask {
+            id: Uuid::now_v7(),
+            title,
+            description,
+        },
+    )?;
+    let location = format!("/api/{}/tasks/{}", segment(call.parameter(0)), task.id);
+    Ok(json(201, &task)?.with_additional_header("Location", location))
+}
+
+/// `GET /api/{user_id}/tasks/{id}` → 200 task.
+pub fn read(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
+    json(200, &store.task(caller, id_in_path(call))?)
+}
+
+/// `PUT` or `PATCH /api/{user_id}/tasks/{id}` → 200 task; what the body does not name stays.
+pub fn update(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
+    let changes = read_changes(call.request)?;
+    json(200, &store.update_task(caller, id_in_path(call), &changes)?)
+}
+
+/// `PATCH /api/{user_id}/tasks/{id}/complete` → 200 task: without a body the other way round, with one as it says.
+pub fn complete(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
+    let Some(mut body) = Body::read_optional(call.request)? else {
+        return json(200, &store.toggle_task(caller, id_in_path(call))?);
+    };
+    let completed = body.flag("completed");
+    let completed = Some(body.done(completed)?);
+    let changes = Changes {
+        completed,
+        ..Changes::default()
+    };
+    json(200, &store.update_task(caller, id_in_path(call), &changes)?)
+}
+
+/// `DELETE /api/{user_id}/tasks/{id}` → 204.
+pub fn delete(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
+    store.delete_task(caller, id_in_path(call))?;
+    Ok(no_content())
+}
+
+fn read_changes(request: &Request) -> Result<Changes, ApiError> {
+    let mut body = Body::read(request)?;
+    let mut changes = Changes::default();
+    if !["title", "description", "completed"]
+        .iter()
+        .any(|name| body.has(name))
+    {
+        body.refuse("must name at least one of title, description, completed");
+    }
+    if body.has("title") {
+        changes.title = body.text("title", parse_title);
+    }
+    if body.has("description") {
+        changes.description = body.nullable("description", parse_description);
+    }
+    if body.has("completed") {
+        changes.completed = body.flag("completed");
+    }
+    body.done(Some(changes))
+}
+
+fn parse_title(text: String) -> Result<String, &'static str> {
+    match text.chars().count() {
+        1..=TITLE_MAX_LENGTH if text.trim().is_empty() => Err("must not be all white space"),
+        1..=TITLE_MAX_LENGTH => without_nul(text),
+        _ => Err("must be 1 to 255 characters long"),
+    }
+}
+
+fn parse_description(text: String) -> Result<String, &'static str> {
+    match text.chars().count() {
+        0..=DESCRIPTION_MAX_LENGTH => without_nul(text),
+        _ => Err("must be at most 2000 characters long"),
+    }
+}
+
+fn parse_limit(text: &str) -> Option<i64> {
+    text.parse()
+        .ok()
+        .filter(|limit| (1..=PAGE_MAX).contains(limit) && text.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// A task's id, only as it is written in answers.
+fn parse_id(text: &str) -> Option<Uuid> {
+    Uuid::parse_str(text)
+        .ok()
+        .filter(|id| id.to_string() == text)
+}
+
+/// A malformed id is looked up as the id of no task, so that the caller rule comes first for it too.
+fn id_in_path(call: &Call<'_>) -> Uuid {
+    parse_id(call.parameter(1)).unwrap_or(Uuid::nil())
+}
+
+fn next_page(call: &Call<'_>, last: &str, limit: i64, completed: Option<bool>) -> String {
+    let completed = completed.map_or(String::new(), |flag| format!("&completed={flag}"));
+    format!(
+        "</api/{}/tasks?limit={limit}{completed}&after={last}>; rel=\"next\"",
+        segment(call.parameter(0))
+    )
+}

@@ -1,0 +1,137 @@
+//! Keys, and the one door to a [`Principal`]: [`Keys::verify`].
+//!
+//! Pure: no HTTP, no database. What a token says is believed here; whether its session still lives, the database says.
+//! Source: RFC 7519 (JWT), RFC 8725 (JWT best current practices), RFC 5869 (HKDF).
+
+mod access;
+mod refresh;
+
+use std::fmt;
+
+use aws_lc_rs::{hkdf, hmac};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64URL, Engine};
+use jsonwebtoken::{DecodingKey, EncodingKey, Validation};
+use uuid::Uuid;
+
+use crate::config::{Secret, TokenPolicy};
+pub use access::{ACCESS_TOKEN_MAX_SECONDS, LEEWAY_SECONDS, TokenRefusal};
+pub use refresh::RefreshClaim;
+
+/// Who a verified access token speaks for. Only [`Keys::verify`] makes one, so that to forget the check does not compile.
+#[derive(Debug)]
+pub struct Principal {
+    subject: String,
+    session: Uuid,
+}
+
+impl Principal {
+    /// The id of the user.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The id of the session that the token belongs to.
+    pub fn session(&self) -> Uuid {
+        self.session
+    }
+}
+
+/// A bearer credential on its way to its owner: not to be logged or stored.
+pub struct Token(String);
+
+impl Token {
+    /// The characters, for the answer to the owner and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// All keys, derived from the secrets, and the rules for the tokens made with them.
+pub struct Keys {
+    current: KeySet,
+    /// Verifies and no longer signs, while keys are changed.
+    previous: Option<KeySet>,
+    policy: TokenPolicy,
+    access_rules: Validation,
+}
+
+/// What is derived from one secret: one key for each use, so that no key ever serves two.
+struct KeySet {
+    kid: String,
+    access_signing: EncodingKey,
+    access_verifying: DecodingKey,
+    refresh: hmac::Key,
+    email_digest: hmac::Key,
+}
+
+impl Keys {
+    /// The keys of these secrets.
+    pub fn derive(current: &Secret, previous: Option<&Secret>, policy: TokenPolicy) -> Keys {
+        Keys {
+            current: KeySet::derive(current),
+            previous: previous.map(KeySet::derive),
+            access_rules: access::rules(&policy),
+            policy,
+        }
+    }
+
+    /// The lifetime of an access token, in seconds.
+    pub fn access_token_seconds(&self) -> i64 {
+        self.policy.access_token_seconds
+    }
+
+    /// A keyed digest (16 bytes) that stands for an e-mail where the e-mail itself must not be kept: in counted attempts
+    /// and in the log. Equal for equal e-mails in any case of ASCII letters.
+    pub fn email_digest(&self, email: &str) -> Vec<u8> {
+        let tag = hmac::sign(
+            &self.current.email_digest,
+            email.to_ascii_lowercase().as_bytes(),
+        );
+        tag.as_ref().iter().take(16).copied().collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &KeySet> {
+        std::iter::once(&self.current).chain(&self.previous)
+    }
+}
+
+impl KeySet {
+    fn derive(secret: &Secret) -> KeySet {
+        let access = derive_key(secret, "latchkey access token HS256");
+        let kid = derive_key(secret, "latchkey key id");
+        KeySet {
+            kid: BASE64URL.encode(kid.iter().take(9).copied().collect::<Vec<u8>>()),
+            access_signing: EncodingKey::from_secret(&access),
+            access_verifying: DecodingKey::from_secret(&access),
+            refresh: hmac::Key::new(
+                hmac::HMAC_SHA256,
+                &derive_key(secret, "latchkey refresh token MAC"),
+            ),
+            email_digest: hmac::Key::new(
+                hmac::HMAC_SHA256,
+                &derive_key(secret, "latchkey e-mail digest"),
+            ),
+        }
+    }
+}
+
+/// HKDF-SHA256 (RFC 5869) without salt: the secret is already uniform; `purpose` keeps the keys apart.
+#[allow(
+    clippy::expect_used,
+    reason = "HKDF fails only for output over 255 hash lengths; this is one"
+)]
+fn derive_key(secret: &Secret, purpose: &str) -> [u8; 32] {
+    let mut key = [0; 32];
+    hkdf::Salt::none(hkdf::HKDF_SHA256)
+        .extract(secret.expose())
+        .expand(&[purpose.as_bytes()], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut key))
+        .expect("one hash length is always a valid output length");
+    key
+}
