@@ -70,15 +70,9 @@ impl Hasher {
         });
         for number in 0..threads {
             let shared = shared.clone();
-            thread::Builder::new()
-                .name(format!("hash-{number}"))
-                .spawn(move || run(&shared))?;
+            thread::Builder::new().name(format!("hash-{number}")).spawn(move || run(&shared))?;
         }
-        Ok(Hasher {
-            shared,
-            cost,
-            threads,
-        })
+        Ok(Hasher { shared, cost, threads })
     }
 
     /// A place in the queue for this address; given back when it is dropped.
@@ -100,19 +94,13 @@ impl Hasher {
             return Err(Problem::HashingBusy.retry_after(MAX_WAIT.as_secs()));
         }
         *mine += 1;
-        Ok(Place {
-            hasher: self,
-            address,
-        })
+        Ok(Place { hasher: self, address })
     }
 
     /// A bcrypt string of the configured cost that no password matches, checked in place of a hash that is not there,
     /// so that an unknown e-mail costs what a wrong password costs.
     pub fn dummy(&self) -> String {
-        format!(
-            "$2b${:02}$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234",
-            self.cost
-        )
+        format!("$2b${:02}$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234", self.cost)
     }
 }
 
@@ -148,17 +136,14 @@ impl Place<'_> {
         let hash = stored.unwrap_or_else(|| self.hasher.dummy());
         let check = move || {
             let matches = bcrypt::verify(password.expose(), &hash)? && exists;
-            let other_cost = !hash
-                .get(4..6)
-                .is_some_and(|digits| digits.parse() == Ok(cost));
+            let other_cost = !hash.get(4..6).is_some_and(|digits| digits.parse() == Ok(cost));
             let rehashed = match matches && other_cost {
                 true => Some(bcrypt::hash(password.expose(), cost)?),
                 false => None,
             };
             Ok::<_, bcrypt::BcryptError>(Verified { matches, rehashed })
         };
-        self.run(check, is_gone)?
-            .map_err(|error| Problem::Internal.because(error.to_string()))
+        self.run(check, is_gone)?.map_err(|error| Problem::Internal.because(error.to_string()))
     }
 
     fn run<T: Send + 'static>(
@@ -184,9 +169,7 @@ impl Place<'_> {
         loop {
             match receiver.recv_timeout(CLIENT_CHECK) {
                 Ok(done) => return Ok(done),
-                Err(RecvTimeoutError::Timeout) if is_gone() => {
-                    abandoned.store(true, Ordering::Relaxed)
-                }
+                Err(RecvTimeoutError::Timeout) if is_gone() => abandoned.store(true, Ordering::Relaxed),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Problem::HashingBusy.into()),
             }
@@ -225,12 +208,7 @@ fn run(shared: &Shared) {
         let job = loop {
             match queue.jobs.pop_front() {
                 Some(job) => break job,
-                None => {
-                    queue = shared
-                        .work
-                        .wait(queue)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
+                None => queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
             }
         };
         drop(queue);
@@ -244,9 +222,7 @@ fn run(shared: &Shared) {
 fn lower_priority() {
     // Linux lowers one thread by its id; elsewhere the same call would lower the whole process.
     #[cfg(target_os = "linux")]
-    if let Err(error) =
-        rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST_PRIORITY)
-    {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST_PRIORITY) {
         log::warn!("event=hasher outcome=refused reason=\"{error}\"");
     }
 }
@@ -271,12 +247,7 @@ mod tests {
         let hasher = Hasher::start(4).unwrap();
         assert!(matches!(bcrypt::verify("x", &hasher.dummy()), Ok(false)));
         let place = hasher.place([127, 0, 0, 1].into()).unwrap();
-        assert!(
-            !place
-                .verify(password("x"), None, &|| false)
-                .unwrap()
-                .matches
-        );
+        assert!(!place.verify(password("x"), None, &|| false).unwrap().matches);
     }
 
     #[test]
@@ -284,22 +255,16 @@ mod tests {
         let hasher = Hasher::start(4).unwrap();
         let stored = bcrypt::hash("right", 5).unwrap();
         let place = hasher.place([127, 0, 0, 1].into()).unwrap();
-        let right = place
-            .verify(password("right"), Some(stored.clone()), &|| false)
-            .unwrap();
+        let right = place.verify(password("right"), Some(stored.clone()), &|| false).unwrap();
         assert!(right.matches && right.rehashed.is_some_and(|h| h.starts_with("$2b$04$")));
-        let wrong = place
-            .verify(password("wrong"), Some(stored), &|| false)
-            .unwrap();
+        let wrong = place.verify(password("wrong"), Some(stored), &|| false).unwrap();
         assert!(!wrong.matches && wrong.rehashed.is_none());
     }
 
     #[test]
     fn one_address_gets_at_most_half_of_the_places_and_dropping_gives_them_back() {
         let hasher = Hasher::start(4).unwrap();
-        let places: Vec<_> = (0..100)
-            .map_while(|_| hasher.place([10, 0, 0, 1].into()).ok())
-            .collect();
+        let places: Vec<_> = (0..100).map_while(|_| hasher.place([10, 0, 0, 1].into()).ok()).collect();
         assert_eq!(places.len(), 32);
         assert!(hasher.place([10, 0, 0, 2].into()).is_ok());
         drop(places);

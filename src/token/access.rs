@@ -80,11 +80,7 @@ impl Keys {
     ///
     /// # Errors
     /// The library cannot sign: never seen with HS256.
-    pub fn issue_access(
-        &self,
-        user: &str,
-        session: Uuid,
-    ) -> Result<Token, jsonwebtoken::errors::Error> {
+    pub fn issue_access(&self, user: &str, session: Uuid) -> Result<Token, jsonwebtoken::errors::Error> {
         let iat = now();
         let claims = Claims {
             iss: self.policy.issuer.clone(),
@@ -94,11 +90,8 @@ impl Keys {
             iat,
             exp: iat + self.policy.access_token_seconds,
         };
-        let header = Header {
-            typ: Some(TYPE.into()),
-            kid: Some(self.current.kid.clone()),
-            ..Header::new(Algorithm::HS256)
-        };
+        let header =
+            Header { typ: Some(TYPE.into()), kid: Some(self.current.kid.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, &claims, &self.current.access_signing).map(Token)
     }
 
@@ -119,26 +112,18 @@ impl Keys {
         if claims.sub.is_empty() || claims.sub.contains('\0') {
             return Err(TokenRefusal::BadClaims);
         }
-        Ok(Principal {
-            subject: claims.sub,
-            session,
-        })
+        Ok(Principal { subject: claims.sub, session })
     }
 
     /// The key that the header names, once the header is exactly one that we write: `kid` is a map key and nothing else.
     fn key_for(&self, token: &str) -> Result<&KeySet, TokenRefusal> {
         let encoded = token.split('.').next().unwrap_or_default();
-        let json = BASE64URL
-            .decode(encoded)
-            .map_err(|_| TokenRefusal::Malformed)?;
-        let header: OurHeader =
-            serde_json::from_slice(&json).map_err(|_| TokenRefusal::Malformed)?;
+        let json = BASE64URL.decode(encoded).map_err(|_| TokenRefusal::Malformed)?;
+        let header: OurHeader = serde_json::from_slice(&json).map_err(|_| TokenRefusal::Malformed)?;
         if header.alg != "HS256" || header.typ != TYPE {
             return Err(TokenRefusal::WrongKind);
         }
-        self.all()
-            .find(|key| key.kid == header.kid)
-            .ok_or(TokenRefusal::UnknownKey)
+        self.all().find(|key| key.kid == header.kid).ok_or(TokenRefusal::UnknownKey)
     }
 
     fn verified_claims(&self, token: &str, key: &KeySet) -> Result<Claims, TokenRefusal> {
@@ -166,7 +151,5 @@ pub(super) fn rules(policy: &TokenPolicy) -> Validation {
 }
 
 fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

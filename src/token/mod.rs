@@ -89,10 +89,7 @@ impl Keys {
     /// A keyed digest (16 bytes) that stands for an e-mail where the e-mail itself must not be kept: in counted attempts
     /// and in the log. Equal for equal e-mails in any case of ASCII letters.
     pub fn email_digest(&self, email: &str) -> Vec<u8> {
-        let tag = hmac::sign(
-            &self.current.email_digest,
-            email.to_ascii_lowercase().as_bytes(),
-        );
+        let tag = hmac::sign(&self.current.email_digest, email.to_ascii_lowercase().as_bytes());
         tag.as_ref().iter().take(16).copied().collect()
     }
 
@@ -109,23 +106,14 @@ impl KeySet {
             kid: BASE64URL.encode(kid.iter().take(9).copied().collect::<Vec<u8>>()),
             access_signing: EncodingKey::from_secret(&access),
             access_verifying: DecodingKey::from_secret(&access),
-            refresh: hmac::Key::new(
-                hmac::HMAC_SHA256,
-                &derive_key(secret, "latchkey refresh token MAC"),
-            ),
-            email_digest: hmac::Key::new(
-                hmac::HMAC_SHA256,
-                &derive_key(secret, "latchkey e-mail digest"),
-            ),
+            refresh: hmac::Key::new(hmac::HMAC_SHA256, &derive_key(secret, "latchkey refresh token MAC")),
+            email_digest: hmac::Key::new(hmac::HMAC_SHA256, &derive_key(secret, "latchkey e-mail digest")),
         }
     }
 }
 
 /// HKDF-SHA256 (RFC 5869) without salt: the secret is already uniform; `purpose` keeps the keys apart.
-#[allow(
-    clippy::expect_used,
-    reason = "HKDF fails only for output over 255 hash lengths; this is one"
-)]
+#[allow(clippy::expect_used, reason = "HKDF fails only for output over 255 hash lengths; this is one")]
 fn derive_key(secret: &Secret, purpose: &str) -> [u8; 32] {
     let mut key = [0; 32];
     hkdf::Salt::none(hkdf::HKDF_SHA256)

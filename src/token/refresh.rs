@@ -36,22 +36,14 @@ impl Keys {
         let bytes = BASE64URL.decode(token.strip_prefix(PREFIX)?).ok()?;
         let (message, tag) = bytes.split_at_checked(ID_BYTES + COUNTER_BYTES)?;
         let (id, counter) = message.split_at_checked(ID_BYTES)?;
-        let claim = RefreshClaim {
-            session: Uuid::from_slice(id).ok()?,
-            counter: i32::from_be_bytes(counter.try_into().ok()?),
-        };
-        self.all()
-            .any(|key| hmac::verify(&key.refresh, message, tag).is_ok())
-            .then_some(claim)
+        let claim =
+            RefreshClaim { session: Uuid::from_slice(id).ok()?, counter: i32::from_be_bytes(counter.try_into().ok()?) };
+        self.all().any(|key| hmac::verify(&key.refresh, message, tag).is_ok()).then_some(claim)
     }
 }
 
 impl KeySet {
     fn message(&self, claim: RefreshClaim) -> Vec<u8> {
-        [
-            claim.session.as_bytes().as_slice(),
-            &claim.counter.to_be_bytes(),
-        ]
-        .concat()
+        [claim.session.as_bytes().as_slice(), &claim.counter.to_be_bytes()].concat()
     }
 }
