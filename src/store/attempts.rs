@@ -67,9 +67,7 @@ impl Store {
         let row = row.ok_or_else(|| Problem::Internal.because("reserve_login without a row"))?;
         let seconds: i32 = row.get("seconds");
         if seconds > 0 {
-            return Ok(Reservation::Refused {
-                seconds: u64::from(seconds.unsigned_abs()),
-            });
+            return Ok(Reservation::Refused { seconds: u64::from(seconds.unsigned_abs()) });
         }
         let id: Option<String> = row.get("id");
         Ok(Reservation::Counted(id.map(|id| Account {
@@ -83,19 +81,10 @@ impl Store {
     ///
     /// # Errors
     /// Database failures.
-    pub fn reserve_registration(
-        &self,
-        id: Uuid,
-        address: &str,
-        limit: i32,
-    ) -> Result<u64, ApiError> {
+    pub fn reserve_registration(&self, id: Uuid, address: &str, limit: i32) -> Result<u64, ApiError> {
         let row = self.query_opt(
             "select reserve_registration($1, $2, $3) as seconds",
-            &[
-                (&id, Type::UUID),
-                (&address, Type::TEXT),
-                (&limit, Type::INT4),
-            ],
+            &[(&id, Type::UUID), (&address, Type::TEXT), (&limit, Type::INT4)],
         )?;
         let seconds: i32 = row.map_or(0, |row| row.get("seconds"));
         Ok(u64::from(seconds.unsigned_abs()))
@@ -108,10 +97,7 @@ impl Store {
     pub fn caller_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
         let row = self.query_opt(
             "select u.email from local_caller($1, $2) as c join users as u on u.id = c.id",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
         Ok(row.map(|row| row.get("email")))
     }

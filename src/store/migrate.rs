@@ -38,15 +38,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Edited(name) => write!(f, "migration {name} was edited after it was applied"),
-            Failure::Newer(name) => write!(
-                f,
-                "the database has migration {name}, which this program does not know"
-            ),
+            Failure::Newer(name) => write!(f, "the database has migration {name}, which this program does not know"),
             Failure::NotAllowed => {
-                write!(
-                    f,
-                    "migrations are pending and this role may not apply them: run latchkey migrate"
-                )
+                write!(f, "migrations are pending and this role may not apply them: run latchkey migrate")
             }
             Failure::Database(cause) => write!(f, "the database refused: {cause}"),
         }
@@ -100,10 +94,7 @@ fn apply(client: &mut Client) -> Result<Vec<&'static str>, Failure> {
 
 /// The migrations that the database does not have yet, after those that it has were compared with ours.
 fn pending(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'static str)>, Failure> {
-    let exists = client.query_typed(
-        "select from pg_class where oid = to_regclass('migrations')",
-        &[],
-    )?;
+    let exists = client.query_typed("select from pg_class where oid = to_regclass('migrations')", &[])?;
     if exists.is_empty() {
         return Ok(MIGRATIONS.to_vec());
     }
@@ -117,18 +108,10 @@ fn pending(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'stati
             None => return Err(Failure::Newer(name)),
         }
     }
-    Ok(MIGRATIONS
-        .iter()
-        .filter(|(name, _)| !applied.contains(name))
-        .copied()
-        .collect())
+    Ok(MIGRATIONS.iter().filter(|(name, _)| !applied.contains(name)).copied().collect())
 }
 
 /// SHA-256 in hexadecimal.
 fn checksum(sql: &str) -> String {
-    digest::digest(&digest::SHA256, sql.as_bytes())
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest::digest(&digest::SHA256, sql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -49,9 +49,7 @@ impl Store {
             .idle_timeout(Some(IDLE_TIMEOUT))
             .max_lifetime(None)
             // The default of three threads makes a burst of new connections wait in line.
-            .thread_pool(Arc::new(ScheduledThreadPool::new(
-                database.pool_size as usize,
-            )))
+            .thread_pool(Arc::new(ScheduledThreadPool::new(database.pool_size as usize)))
             .error_handler(Box::new(LogConnectFailure))
             .build_unchecked(PostgresConnectionManager::new(driver, NoTls));
         Store { pool }
@@ -62,32 +60,17 @@ impl Store {
     /// # Errors
     /// [`Problem::DatabaseUnavailable`].
     pub fn ping(&self) -> Result<(), ApiError> {
-        let mut client = self
-            .pool
-            .get_timeout(Duration::from_secs(2))
-            .map_err(|e| unavailable(&e))?;
-        client
-            .query_typed("select 1", &[])
-            .map(|_| ())
-            .map_err(|e| database_error(&e))
+        let mut client = self.pool.get_timeout(Duration::from_secs(2)).map_err(|e| unavailable(&e))?;
+        client.query_typed("select 1", &[]).map(|_| ()).map_err(|e| database_error(&e))
     }
 
     /// The rows of one statement, in one round trip.
-    pub(super) fn query(
-        &self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, ApiError> {
-        self.try_query(sql, parameters)?
-            .map_err(|e| database_error(&e))
+    pub(super) fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, ApiError> {
+        self.try_query(sql, parameters)?.map_err(|e| database_error(&e))
     }
 
     /// As [`Store::query`], for a statement of which at most one row comes.
-    pub(super) fn query_opt(
-        &self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Option<Row>, ApiError> {
+    pub(super) fn query_opt(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, ApiError> {
         Ok(self.query(sql, parameters)?.into_iter().next())
     }
 
@@ -128,10 +111,7 @@ fn is_passing(code: &SqlState) -> bool {
 }
 
 fn unavailable(error: &dyn std::error::Error) -> ApiError {
-    ApiError {
-        cause: Some(chain(error)),
-        ..Problem::DatabaseUnavailable.retry_after(RETRY_AFTER_SECONDS)
-    }
+    ApiError { cause: Some(chain(error)), ..Problem::DatabaseUnavailable.retry_after(RETRY_AFTER_SECONDS) }
 }
 
 #[derive(Debug)]
@@ -139,9 +119,6 @@ struct LogConnectFailure;
 
 impl<E: std::error::Error> HandleError<E> for LogConnectFailure {
     fn handle_error(&self, error: E) {
-        log::error!(
-            "event=database outcome=failed reason={}",
-            quoted(&chain(&error))
-        );
+        log::error!("event=database outcome=failed reason={}", quoted(&chain(&error)));
     }
 }

@@ -143,11 +143,7 @@ impl Store {
         if !row.get::<_, bool>("lives") {
             return Ok(Rotation::Reused { user });
         }
-        Ok(Rotation::Rotated {
-            user,
-            counter: row.get("counter"),
-            expires_in_seconds: row.get("expires_in"),
-        })
+        Ok(Rotation::Rotated { user, counter: row.get("counter"), expires_in_seconds: row.get("expires_in") })
     }
 
     /// Ends the caller's session; false if it is over already.
@@ -160,10 +156,7 @@ impl Store {
              from local_caller($1, $2) as c
              where sessions.id = $2 and sessions.user_id = c.id
              returning sessions.id",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
         Ok(row.is_some())
     }

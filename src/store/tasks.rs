@@ -118,11 +118,7 @@ impl Store {
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from local_caller($1, $2) as c
              left join tasks as t on t.user_id = c.id and t.id = $3",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-                (&id, Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
         )?;
         found(row.as_ref())
     }
@@ -131,12 +127,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::task`].
-    pub fn update_task(
-        &self,
-        principal: &Principal,
-        id: Uuid,
-        changes: &Changes,
-    ) -> Result<Task, ApiError> {
+    pub fn update_task(&self, principal: &Principal, id: Uuid, changes: &Changes) -> Result<Task, ApiError> {
         let row = self.query_opt(
             "with c as (
                  select id from local_caller($1, $2)
@@ -159,10 +150,7 @@ impl Store {
                 (&id, Type::UUID),
                 (&changes.title, Type::TEXT),
                 (&changes.description.is_some(), Type::BOOL),
-                (
-                    &changes.description.as_ref().and_then(Option::as_ref),
-                    Type::TEXT,
-                ),
+                (&changes.description.as_ref().and_then(Option::as_ref), Type::TEXT),
                 (&changes.completed, Type::BOOL),
             ],
         )?;
@@ -186,11 +174,7 @@ impl Store {
              select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from c left join t on true",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-                (&id, Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
         )?;
         found(row.as_ref())
     }
@@ -209,11 +193,7 @@ impl Store {
                  returning tasks.id
              )
              select t.id from c left join t on true",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-                (&id, Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
         )?;
         match row.ok_or_else(session_over)?.get::<_, Option<Uuid>>("id") {
             Some(_) => Ok(()),

@@ -38,15 +38,10 @@ impl Store {
              values ($1, $2, $3)
              on conflict (id) do update set id = excluded.id
              returning id, email, is_active, rfc3339(created_at) as created_at",
-            &[
-                (&user.id, Type::TEXT),
-                (&user.email, Type::TEXT),
-                (&user.password_hash, Type::TEXT),
-            ],
+            &[(&user.id, Type::TEXT), (&user.email, Type::TEXT), (&user.password_hash, Type::TEXT)],
         )?;
         match made {
-            Ok(rows) => one_user(rows.first())
-                .ok_or_else(|| Problem::Internal.because("insert without a row")),
+            Ok(rows) => one_user(rows.first()).ok_or_else(|| Problem::Internal.because("insert without a row")),
             Err(error) if violates(&error, "users_email_key") => Err(Problem::EmailTaken.into()),
             Err(error) => Err(database_error(&error)),
         }
@@ -61,10 +56,7 @@ impl Store {
             "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at
              from local_caller($1, $2) as c
              join users as u on u.id = c.id",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
         Ok(one_user(row.as_ref()))
     }
@@ -79,10 +71,7 @@ impl Store {
              from local_caller($1, $2) as c
              where users.id = c.id
              returning users.id",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-            ],
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
         Ok(row.is_some())
     }
@@ -131,12 +120,7 @@ impl Store {
     ///
     /// # Errors
     /// Database failures.
-    pub fn delete_caller(
-        &self,
-        principal: &Principal,
-        verified_hash: &str,
-        attempt: Uuid,
-    ) -> Result<bool, ApiError> {
+    pub fn delete_caller(&self, principal: &Principal, verified_hash: &str, attempt: Uuid) -> Result<bool, ApiError> {
         let row = self.query_opt(
             "with gone as (
                  delete from users using local_caller($1, $2) as c
