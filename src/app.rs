@@ -67,20 +67,12 @@ impl App {
     /// The answer to a request.
     pub fn handle(&self, request: &Request, peer: &Peer) -> Response {
         let started = Instant::now();
-        let client = Client::new(
-            peer.address().ip(),
-            request.headers(),
-            self.trusted_proxies,
-            Some(peer),
-        );
+        let client = Client::new(peer.address().ip(), request.headers(), self.trusted_proxies, Some(peer));
         self.mention_proxy(request, peer);
         let (address, request_id) = (client.address, client.request_id);
         let (route, outcome) = self.dispatch(request, client);
         let response = outcome.unwrap_or_else(|error| {
-            log_cause(
-                &error,
-                &format!("address={address} request_id={request_id}"),
-            );
+            log_cause(&error, &format!("address={address} request_id={request_id}"));
             http::problem(&error, request_id)
         });
         info!(
@@ -93,71 +85,32 @@ impl App {
     }
 
     /// The answer to what the listener did not take for a request, or could not have answered.
-    pub fn refuse(
-        &self,
-        refusal: Refusal,
-        peer: SocketAddr,
-        headers: &[(String, String)],
-    ) -> Response {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+    pub fn refuse(&self, refusal: Refusal, peer: SocketAddr, headers: &[(String, String)]) -> Response {
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let client = Client::new(peer.ip(), headers, self.trusted_proxies, None);
         let (address, request_id) = (client.address, client.request_id);
         let error = refused(refusal);
-        log_cause(
-            &error,
-            &format!("address={address} request_id={request_id}"),
-        );
+        log_cause(&error, &format!("address={address} request_id={request_id}"));
         let response = http::problem(&error, request_id);
-        info!(
-            "method=- route=- status={} ms=0 request_id={request_id} address={address}",
-            response.status_code
-        );
+        info!("method=- route=- status={} ms=0 request_id={request_id} address={address}", response.status_code);
         finished(response, &request_id.to_string())
     }
 
-    fn dispatch(
-        &self,
-        request: &Request,
-        client: Client<'_>,
-    ) -> (&'static str, Result<Response, ApiError>) {
+    fn dispatch(&self, request: &Request, client: Client<'_>) -> (&'static str, Result<Response, ApiError>) {
         let path = request.raw_url().split('?').next().unwrap_or_default();
         let Some(segments) = http::segments(path) else {
             return ("-", Err(Problem::NotFound.into()));
         };
-        let on_path: Vec<_> = ROUTES
-            .iter()
-            .filter_map(|route| Some((route, matched(route.1, &segments)?)))
-            .collect();
+        let on_path: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, matched(route.1, &segments)?))).collect();
         let Some(((_, template, _), _)) = on_path.first() else {
             return ("-", Err(Problem::NotFound.into()));
         };
-        let method = if request.method() == "HEAD" {
-            "GET"
-        } else {
-            request.method()
-        };
+        let method = if request.method() == "HEAD" { "GET" } else { request.method() };
         let allow = allowed(on_path.iter().map(|((method, ..), _)| *method));
-        let outcome = match on_path
-            .into_iter()
-            .find(|((known, ..), _)| *known == method)
-        {
-            Some(((_, _, handler), parameters)) => handler(
-                self,
-                &Call {
-                    request,
-                    parameters,
-                    client,
-                },
-            ),
-            None if method == "OPTIONS" => {
-                Ok(http::no_content().with_additional_header("Allow", allow))
-            }
-            None => Err(ApiError {
-                allow,
-                ..Problem::MethodNotAllowed.into()
-            }),
+        let outcome = match on_path.into_iter().find(|((known, ..), _)| *known == method) {
+            Some(((_, _, handler), parameters)) => handler(self, &Call { request, parameters, client }),
+            None if method == "OPTIONS" => Ok(http::no_content().with_additional_header("Allow", allow)),
+            None => Err(ApiError { allow, ..Problem::MethodNotAllowed.into() }),
         };
         (template, outcome)
     }
@@ -165,9 +118,7 @@ impl App {
     /// Who the bearer token speaks for.
     fn caller(&self, call: &Call<'_>) -> Result<Principal, ApiError> {
         let token = http::bearer(call.request)?;
-        self.keys
-            .verify(token)
-            .map_err(|reason| Problem::InvalidToken.because(reason.to_string()))
+        self.keys.verify(token).map_err(|reason| Problem::InvalidToken.because(reason.to_string()))
     }
 
     /// The caller, where the path names the caller's own id or `me`; compared before the database is asked.
@@ -181,12 +132,7 @@ impl App {
     }
 
     fn desk(&self) -> Desk<'_> {
-        Desk {
-            store: &self.store,
-            hasher: &self.hasher,
-            keys: &self.keys,
-            policy: &self.accounts,
-        }
+        Desk { store: &self.store, hasher: &self.hasher, keys: &self.keys, policy: &self.accounts }
     }
 
     /// Behind a proxy that is not configured, all clients share one address and its limits: say so, once.
@@ -200,9 +146,7 @@ impl App {
             && request.header("X-Forwarded-For").is_some()
             && !self.proxy_was_mentioned.swap(true, Ordering::Relaxed)
         {
-            warn!(
-                "event=proxy reason=\"X-Forwarded-For comes from a near address and TRUSTED_PROXIES is 0\""
-            );
+            warn!("event=proxy reason=\"X-Forwarded-For comes from a near address and TRUSTED_PROXIES is 0\"");
         }
     }
 }
@@ -252,20 +196,9 @@ fn log_cause(failure: &ApiError, trace: &str) {
     let Some(cause) = &failure.cause else { return };
     let words = failure.problem.words();
     match failure.problem {
-        Problem::InvalidToken => info!(
-            "event=token outcome=refused reason={} {trace}",
-            quoted(cause)
-        ),
-        _ if words.status >= 500 => error!(
-            "event=failure problem={} cause={} {trace}",
-            words.slug,
-            quoted(cause)
-        ),
-        _ => info!(
-            "event=refusal problem={} cause={} {trace}",
-            words.slug,
-            quoted(cause)
-        ),
+        Problem::InvalidToken => info!("event=token outcome=refused reason={} {trace}", quoted(cause)),
+        _ if words.status >= 500 => error!("event=failure problem={} cause={} {trace}", words.slug, quoted(cause)),
+        _ => info!("event=refusal problem={} cause={} {trace}", words.slug, quoted(cause)),
     }
 }
 

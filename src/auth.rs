@@ -6,7 +6,6 @@
 
 use log::info;
 use rouille::Response;
-use serde_json::json;
 use uuid::Uuid;
 
 use crate::config::AccountPolicy;
@@ -19,6 +18,16 @@ use crate::token::{Keys, Principal, RefreshClaim};
 
 /// A session ends after this time without a refresh; `session_lives` in SQL holds the rule itself.
 const SESSION_IDLE_SECONDS: i64 = 14 * 24 * 60 * 60;
+
+/// RFC 6749 section 5.1; lifetimes in seconds.
+#[derive(serde::Serialize)]
+struct Tokens<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: i64,
+    refresh_token: &'a str,
+    refresh_expires_in: i64,
+}
 
 /// What a handler that checks passwords may touch.
 pub struct Desk<'a> {
@@ -40,41 +49,25 @@ pub fn register(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> 
     let mut body = Body::read(call.request)?;
     let email = body.text("email", |text| Email::parse(&text));
     let known_word = email.as_ref().map_or("", Email::as_str);
-    let password = body.text("password", |text| {
-        Password::chosen(text, desk.policy.password_min_length, known_word)
-    });
+    let password = body.text("password", |text| Password::chosen(text, desk.policy.password_min_length, known_word));
     let (email, password) = body.done(email.zip(password))?;
 
     let place = desk.hasher.place(call.client.network())?;
     let address = call.client.network().to_string();
-    let seconds =
-        desk.store
-            .reserve_registration(Uuid::now_v7(), &address, desk.policy.address_limit)?;
+    let seconds = desk.store.reserve_registration(Uuid::now_v7(), &address, desk.policy.address_limit)?;
     if seconds > 0 {
         return Err(throttled("register", seconds, &call.client));
     }
     let password_hash = place.hash(password, &|| call.client.is_gone())?;
 
     let id = Uuid::now_v7().to_string();
-    let new = NewUser {
-        id: &id,
-        email: email.as_str(),
-        password_hash: &password_hash,
-    };
+    let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
     let user = desk.store.create_user(&new).inspect_err(|error| {
         if error.problem == Problem::EmailTaken {
-            refused(
-                "register",
-                "email_taken",
-                &desk.who(None, email.as_str()),
-                &call.client,
-            );
+            refused("register", "email_taken", &desk.who(None, email.as_str()), &call.client);
         }
     })?;
-    info!(
-        "event=register outcome=ok user={id} {}",
-        traced(&call.client)
-    );
+    info!("event=register outcome=ok user={id} {}", traced(&call.client));
     Ok(json(201, &user)?.with_additional_header("Location", "/auth/me"))
 }
 
@@ -94,9 +87,7 @@ pub fn login(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
         refused("login", reason, &who, &call.client);
         ApiError::from(Problem::WrongCredentials)
     };
-    let stored = account
-        .as_ref()
-        .map(|account| account.password_hash.clone());
+    let stored = account.as_ref().map(|account| account.password_hash.clone());
     let verified = place.verify(password, stored, &|| call.client.is_gone())?;
     let account = account.ok_or_else(|| refuse("unknown_email"))?;
     if !verified.matches {
@@ -118,20 +109,8 @@ pub fn login(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
     if !opened {
         return Err(refuse("changed_meanwhile"));
     }
-    info!(
-        "event=login outcome=ok user={} session={session} {}",
-        account.id,
-        traced(&call.client)
-    );
-    tokens(
-        desk.keys,
-        &account.id,
-        RefreshClaim {
-            session,
-            counter: 0,
-        },
-        SESSION_IDLE_SECONDS,
-    )
+    info!("event=login outcome=ok user={} session={session} {}", account.id, traced(&call.client));
+    tokens(desk.keys, &account.id, RefreshClaim { session, counter: 0 }, SESSION_IDLE_SECONDS)
 }
 
 /// `POST /auth/refresh` → 200 tokens.
@@ -143,30 +122,13 @@ pub fn refresh(store: &Store, keys: &Keys, call: &Call<'_>) -> Result<Response, 
         refused("refresh", reason, who, &call.client);
         ApiError::from(Problem::InvalidRefreshToken)
     };
-    let claim = keys
-        .verify_refresh(&token)
-        .ok_or_else(|| refuse("bad_mac", "session=-"))?;
+    let claim = keys.verify_refresh(&token).ok_or_else(|| refuse("bad_mac", "session=-"))?;
     let session = format!("session={}", claim.session);
 
     match store.rotate(claim)? {
-        Rotation::Rotated {
-            user,
-            counter,
-            expires_in_seconds,
-        } => {
-            info!(
-                "event=refresh outcome=ok user={user} {session} {}",
-                traced(&call.client)
-            );
-            tokens(
-                keys,
-                &user,
-                RefreshClaim {
-                    session: claim.session,
-                    counter,
-                },
-                expires_in_seconds,
-            )
+        Rotation::Rotated { user, counter, expires_in_seconds } => {
+            info!("event=refresh outcome=ok user={user} {session} {}", traced(&call.client));
+            tokens(keys, &user, RefreshClaim { session: claim.session, counter }, expires_in_seconds)
         }
         Rotation::Reused { user } => Err(refuse("reuse", &format!("user={user} {session}"))),
         Rotation::Over => Err(refuse("session_over", &session)),
@@ -174,48 +136,27 @@ pub fn refresh(store: &Store, keys: &Keys, call: &Call<'_>) -> Result<Response, 
 }
 
 /// `POST /auth/logout` → 204: the caller's session is over.
-pub fn logout(
-    store: &Store,
-    caller: &Principal,
-    client: &Client<'_>,
-) -> Result<Response, ApiError> {
+pub fn logout(store: &Store, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
     ended(store.end_session(caller)?, "logout", caller, client)
 }
 
 /// `POST /auth/logout-all` → 204: all sessions of the caller are over.
-pub fn logout_all(
-    store: &Store,
-    caller: &Principal,
-    client: &Client<'_>,
-) -> Result<Response, ApiError> {
-    ended(
-        store.end_all_sessions(caller)?,
-        "logout_all",
-        caller,
-        client,
-    )
+pub fn logout_all(store: &Store, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
+    ended(store.end_all_sessions(caller)?, "logout_all", caller, client)
 }
 
 /// `GET /auth/me` → 200 user.
 pub fn me(store: &Store, caller: &Principal) -> Result<Response, ApiError> {
-    let user = store
-        .caller(caller)?
-        .ok_or_else(|| Problem::InvalidToken.because("session_over"))?;
+    let user = store.caller(caller)?.ok_or_else(|| Problem::InvalidToken.because("session_over"))?;
     json(200, &user)
 }
 
 /// `PUT /auth/password` → 204: the new password holds, every other session is over.
-pub fn change_password(
-    desk: &Desk<'_>,
-    caller: &Principal,
-    call: &Call<'_>,
-) -> Result<Response, ApiError> {
+pub fn change_password(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(call.request)?;
     let current = body.text("current_password", Password::presented);
     let min_length = desk.policy.password_min_length;
-    let new = body.text("new_password", |text| {
-        Password::chosen(text, min_length, "")
-    });
+    let new = body.text("new_password", |text| Password::chosen(text, min_length, ""));
     let (current, new) = body.done(current.zip(new))?;
 
     let place = desk.hasher.place(call.client.network())?;
@@ -223,13 +164,10 @@ pub fn change_password(
     // Once more, now that the database has told the e-mail, which must not be the password.
     let new = Password::chosen(new.expose().to_owned(), min_length, &email)
         .map_err(|rule| ApiError::field("new_password", rule))?;
-    let (attempt, verified_hash) =
-        desk.check_again("password_change", &place, current, &email, &call.client)?;
+    let (attempt, verified_hash) = desk.check_again("password_change", &place, current, &email, &call.client)?;
     let new_hash = place.hash(new, &|| call.client.is_gone())?;
 
-    let changed = desk
-        .store
-        .change_password(caller, &verified_hash, &new_hash, attempt)?;
+    let changed = desk.store.change_password(caller, &verified_hash, &new_hash, attempt)?;
     ended(changed, "password_change", caller, &call.client)
 }
 
@@ -241,8 +179,7 @@ pub fn delete(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Re
 
     let place = desk.hasher.place(call.client.network())?;
     let email = desk.caller_email(caller)?;
-    let (attempt, verified_hash) =
-        desk.check_again("deletion", &place, password, &email, &call.client)?;
+    let (attempt, verified_hash) = desk.check_again("deletion", &place, password, &email, &call.client)?;
 
     let deleted = desk.store.delete_caller(caller, &verified_hash, attempt)?;
     ended(deleted, "deletion", caller, &call.client)
@@ -273,9 +210,7 @@ impl Desk<'_> {
     }
 
     fn caller_email(&self, caller: &Principal) -> Result<String, ApiError> {
-        self.store
-            .caller_email(caller)?
-            .ok_or_else(|| Problem::InvalidToken.because("session_over"))
+        self.store.caller_email(caller)?.ok_or_else(|| Problem::InvalidToken.because("session_over"))
     }
 
     /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
@@ -284,14 +219,7 @@ impl Desk<'_> {
             Some(account) => format!("user={}", account.id),
             None => {
                 let digest = self.keys.email_digest(typed);
-                format!(
-                    "email_digest={}",
-                    digest
-                        .iter()
-                        .take(6)
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect::<String>()
-                )
+                format!("email_digest={}", digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>())
             }
         }
     }
@@ -308,78 +236,45 @@ impl Desk<'_> {
         let attempt = Uuid::now_v7();
         let account = self.reserve(name, attempt, email, client)?;
         let account = account.ok_or_else(|| Problem::InvalidToken.because("user_deleted"))?;
-        let verified = place.verify(password, Some(account.password_hash.clone()), &|| {
-            client.is_gone()
-        })?;
+        let verified = place.verify(password, Some(account.password_hash.clone()), &|| client.is_gone())?;
         if !verified.matches {
-            refused(
-                name,
-                "wrong_password",
-                &self.who(Some(&account), email),
-                client,
-            );
+            refused(name, "wrong_password", &self.who(Some(&account), email), client);
             return Err(Problem::WrongPassword.into());
         }
         Ok((attempt, account.password_hash))
     }
 }
 
-fn tokens(
-    keys: &Keys,
-    user: &str,
-    claim: RefreshClaim,
-    refresh_seconds: i64,
-) -> Result<Response, ApiError> {
-    let access = keys
-        .issue_access(user, claim.session)
-        .map_err(|error| Problem::Internal.because(error.to_string()))?;
-    json(
-        200,
-        &json!({
-            "access_token": access.expose(),
-            "token_type": "bearer",
-            "expires_in": keys.access_token_seconds(),
-            "refresh_token": keys.issue_refresh(claim).expose(),
-            "refresh_expires_in": refresh_seconds,
-        }),
-    )
+fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) -> Result<Response, ApiError> {
+    let access =
+        keys.issue_access(user, claim.session).map_err(|error| Problem::Internal.because(error.to_string()))?;
+    let reply = Tokens {
+        access_token: access.expose(),
+        token_type: "bearer",
+        expires_in: keys.access_token_seconds(),
+        refresh_token: keys.issue_refresh(claim).expose(),
+        refresh_expires_in: refresh_seconds,
+    };
+    json(200, &reply)
 }
 
-fn ended(
-    acted: bool,
-    name: &str,
-    caller: &Principal,
-    client: &Client<'_>,
-) -> Result<Response, ApiError> {
+fn ended(acted: bool, name: &str, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
     if !acted {
         return Err(Problem::InvalidToken.because("session_over"));
     }
-    info!(
-        "event={name} outcome=ok user={} {}",
-        caller.subject(),
-        traced(client)
-    );
+    info!("event={name} outcome=ok user={} {}", caller.subject(), traced(client));
     Ok(no_content())
 }
 
 fn throttled(name: &str, seconds: u64, client: &Client<'_>) -> ApiError {
-    info!(
-        "event={name} outcome=throttled retry_after={seconds} {}",
-        traced(client)
-    );
+    info!("event={name} outcome=throttled retry_after={seconds} {}", traced(client));
     Problem::TooManyAttempts.retry_after(seconds)
 }
 
 fn refused(name: &str, reason: &str, who: &str, client: &Client<'_>) {
-    info!(
-        "event={name} outcome=refused reason={reason} {who} {}",
-        traced(client)
-    );
+    info!("event={name} outcome=refused reason={reason} {who} {}", traced(client));
 }
 
 fn traced(client: &Client<'_>) -> String {
-    format!(
-        "address={} request_id={}",
-        client.address, client.request_id
-    )
+    format!("address={} request_id={}", client.address, client.request_id)
 }

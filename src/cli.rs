@@ -71,34 +71,22 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     if config.is_test {
         warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
     }
-    let listener =
-        Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
+    let listener = Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
     if migrates {
         apply_migrations(&config.database)?;
     }
     stop_on_signal(listener.stopper())?;
-    let settings = Settings {
-        max_connections: config.max_connections,
-        evict_by_address: config.trusted_proxies == 0,
-    };
+    let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
     let app = Arc::new(App {
         store: Store::new(&config.database),
-        hasher: Hasher::start(config.bcrypt_cost)
-            .map_err(|error| failed(format!("hash threads: {error}")))?,
-        keys: Keys::derive(
-            &config.secret,
-            config.previous_secret.as_ref(),
-            config.tokens,
-        ),
+        hasher: Hasher::start(config.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?,
+        keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
         accounts: config.accounts,
         trusted_proxies: config.trusted_proxies,
         readiness: Readiness::default(),
         proxy_was_mentioned: AtomicBool::new(false),
     });
-    print(&format!(
-        "listening on http://{}\n",
-        listener.local_address()
-    ))?;
+    print(&format!("listening on http://{}\n", listener.local_address()))?;
     let refusing = app.clone();
     listener.run(
         settings,
@@ -115,8 +103,7 @@ fn migrate_only() -> Result<(), Failure> {
 }
 
 fn apply_migrations(database: &Database) -> Result<(), Failure> {
-    let applied =
-        migrate::apply_pending(database).map_err(|failure| failed(failure.to_string()))?;
+    let applied = migrate::apply_pending(database).map_err(|failure| failed(failure.to_string()))?;
     for name in &applied {
         info!("event=migration outcome=applied name={name}");
     }
@@ -124,18 +111,14 @@ fn apply_migrations(database: &Database) -> Result<(), Failure> {
 }
 
 fn stop_on_signal(stopper: Stopper) -> Result<(), Failure> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
     let wait = move || {
         if signals.forever().next().is_some() {
             info!("event=stop outcome=begun");
             stopper.stop();
         }
     };
-    thread::Builder::new()
-        .spawn(wait)
-        .map(drop)
-        .map_err(|error| failed(format!("signals: {error}")))
+    thread::Builder::new().spawn(wait).map(drop).map_err(|error| failed(format!("signals: {error}")))
 }
 
 fn failed(message: String) -> Failure {

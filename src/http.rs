@@ -19,11 +19,7 @@ use crate::listener::Peer;
 /// The realm of every challenge (RFC 9110 section 11.5).
 const CHALLENGE: &str = "Bearer realm=\"latchkey\"";
 /// What may stand in a path segment as it is (RFC 3986 unreserved).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// One request on its way through a handler.
 pub struct Call<'a> {
@@ -64,20 +60,14 @@ impl<'a> Client<'a> {
             0 => None,
             n => forwarded_for(headers, n),
         };
-        Client {
-            address: address.unwrap_or(socket).to_canonical(),
-            request_id: Uuid::now_v7(),
-            peer,
-        }
+        Client { address: address.unwrap_or(socket).to_canonical(), request_id: Uuid::now_v7(), peer }
     }
 
     /// What is counted as one address: an IPv4 address, or the /64 that one IPv6 customer has.
     pub fn network(&self) -> IpAddr {
         match self.address {
             IpAddr::V4(_) => self.address,
-            IpAddr::V6(address) => {
-                Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-            }
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         }
     }
 
@@ -87,19 +77,10 @@ impl<'a> Client<'a> {
     }
 }
 
-fn forwarded_for<'a>(
-    headers: impl Iterator<Item = (&'a str, &'a str)>,
-    hops: usize,
-) -> Option<IpAddr> {
-    let lines: Vec<&str> = headers
-        .filter(|(name, _)| name.eq_ignore_ascii_case("X-Forwarded-For"))
-        .map(|(_, value)| value)
-        .collect();
-    let entry = lines
-        .iter()
-        .flat_map(|line| line.split(','))
-        .rev()
-        .nth(hops - 1)?;
+fn forwarded_for<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>, hops: usize) -> Option<IpAddr> {
+    let lines: Vec<&str> =
+        headers.filter(|(name, _)| name.eq_ignore_ascii_case("X-Forwarded-For")).map(|(_, value)| value).collect();
+    let entry = lines.iter().flat_map(|line| line.split(',')).rev().nth(hops - 1)?;
     entry.trim().parse().ok()
 }
 
@@ -108,19 +89,13 @@ fn forwarded_for<'a>(
 /// # Errors
 /// [`Problem::Unauthenticated`] where no bearer token came; [`Problem::InvalidToken`] where more than one field came.
 pub fn bearer(request: &Request) -> Result<&str, ApiError> {
-    let mut fields = request
-        .headers()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
+    let mut fields = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
     let (_, value) = fields.next().ok_or(Problem::Unauthenticated)?;
     if fields.next().is_some() {
         return Err(Problem::InvalidToken.because("two_authorization_fields"));
     }
     match value.split_once(' ') {
-        Some((scheme, token))
-            if scheme.eq_ignore_ascii_case("Bearer") && !token.trim().is_empty() =>
-        {
-            Ok(token.trim())
-        }
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("Bearer") && !token.trim().is_empty() => Ok(token.trim()),
         _ => Err(Problem::Unauthenticated.into()),
     }
 }
@@ -153,21 +128,13 @@ impl Body {
     }
 
     fn parse(request: &Request, bytes: Vec<u8>) -> Result<Body, ApiError> {
-        let media_type = request
-            .header("Content-Type")
-            .and_then(|value| value.split(';').next())
-            .unwrap_or_default();
-        let is_encoded = request
-            .header("Content-Encoding")
-            .is_some_and(|c| !c.eq_ignore_ascii_case("identity"));
+        let media_type = request.header("Content-Type").and_then(|value| value.split(';').next()).unwrap_or_default();
+        let is_encoded = request.header("Content-Encoding").is_some_and(|c| !c.eq_ignore_ascii_case("identity"));
         if !media_type.trim().eq_ignore_ascii_case("application/json") || is_encoded {
             return Err(Problem::UnsupportedMediaType.into());
         }
         if let Ok(Members(members)) = serde_json::from_slice(&bytes) {
-            return Ok(Body {
-                members,
-                errors: Vec::new(),
-            });
+            return Ok(Body { members, errors: Vec::new() });
         }
         match serde_json::from_slice(&bytes) {
             Err(_) | Ok(Value::Object(_)) => Err(Problem::InvalidJson.into()),
@@ -219,10 +186,7 @@ impl Body {
 
     /// Records a broken rule of the body as a whole.
     pub fn refuse(&mut self, detail: &'static str) {
-        self.errors.push(FieldError {
-            field: String::new(),
-            detail: detail.into(),
-        });
+        self.errors.push(FieldError { field: String::new(), detail: detail.into() });
     }
 
     /// The value, if every rule held and nothing is left over.
@@ -230,10 +194,8 @@ impl Body {
     /// # Errors
     /// 422 with every broken rule and every unknown member.
     pub fn done<T>(mut self, value: Option<T>) -> Result<T, ApiError> {
-        let unknown = self.members.keys().map(|name| FieldError {
-            field: name.clone(),
-            detail: "is not known here".into(),
-        });
+        let unknown =
+            self.members.keys().map(|name| FieldError { field: name.clone(), detail: "is not known here".into() });
         self.errors.extend(unknown);
         match value {
             Some(value) if self.errors.is_empty() => Ok(value),
@@ -242,14 +204,7 @@ impl Body {
     }
 
     fn keep<T>(&mut self, name: &str, parsed: Result<T, Cow<'static, str>>) -> Option<T> {
-        parsed
-            .map_err(|detail| {
-                self.errors.push(FieldError {
-                    field: name.to_owned(),
-                    detail,
-                })
-            })
-            .ok()
+        parsed.map_err(|detail| self.errors.push(FieldError { field: name.to_owned(), detail })).ok()
     }
 }
 
@@ -258,21 +213,14 @@ impl Body {
 /// # Errors
 /// The rule that is broken.
 pub fn without_nul(text: String) -> Result<String, &'static str> {
-    if text.contains('\0') {
-        Err("must not contain NUL")
-    } else {
-        Ok(text)
-    }
+    if text.contains('\0') { Err("must not contain NUL") } else { Ok(text) }
 }
 
 /// The listener has bounded and read the body already.
 fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    let mut body = request
-        .data()
-        .ok_or_else(|| Problem::Internal.because("body read twice"))?;
-    body.read_to_end(&mut bytes)
-        .map_err(|error| Problem::Internal.because(error.to_string()))?;
+    let mut body = request.data().ok_or_else(|| Problem::Internal.because("body read twice"))?;
+    body.read_to_end(&mut bytes).map_err(|error| Problem::Internal.because(error.to_string()))?;
     Ok(bytes)
 }
 
@@ -315,12 +263,7 @@ pub fn query<T>(
     rule: &'static str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<Option<T>, ApiError> {
-    let decode = |text: &str| {
-        percent_decode_str(&text.replace('+', " "))
-            .decode_utf8()
-            .ok()
-            .map(Cow::into_owned)
-    };
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8().ok().map(Cow::into_owned);
     let mut values = request.raw_query_string().split('&').filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key).as_deref() == Some(name)).then_some(value)
@@ -340,14 +283,7 @@ pub fn query<T>(
 /// The segments of a path, split as sent and then decoded once; nothing if one is not UTF-8.
 pub fn segments(path: &str) -> Option<Vec<String>> {
     let path = path.strip_prefix('/')?;
-    path.split('/')
-        .map(|segment| {
-            percent_decode_str(segment)
-                .decode_utf8()
-                .ok()
-                .map(Cow::into_owned)
-        })
-        .collect()
+    path.split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)).collect()
 }
 
 /// The text as one segment of a path; `.` and `..` too, which a client would otherwise resolve away.
@@ -361,8 +297,7 @@ pub fn segment(text: &str) -> Cow<'_, str> {
 
 /// A JSON reply.
 pub fn json(status: u16, value: &impl serde::Serialize) -> Result<Response, ApiError> {
-    let body =
-        serde_json::to_vec(value).map_err(|error| Problem::Internal.because(error.to_string()))?;
+    let body = serde_json::to_vec(value).map_err(|error| Problem::Internal.because(error.to_string()))?;
     Ok(Response::from_data("application/json", body).with_status_code(status))
 }
 
@@ -371,33 +306,39 @@ pub fn no_content() -> Response {
     Response::empty_204()
 }
 
-/// What the client is told of an error (RFC 9457).
+/// RFC 9457 section 3.1, and what of ours goes with it.
+#[derive(serde::Serialize)]
+struct ProblemDetails<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'static str,
+    request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<&'a Vec<FieldError>>,
+}
+
+/// What the client is told of an error.
 pub fn problem(error: &ApiError, request_id: Uuid) -> Response {
     let words = error.problem.words();
-    let mut body = serde_json::json!({
-        "type": format!("/docs#{}", words.slug),
-        "title": words.title,
-        "status": words.status,
-        "detail": words.detail,
-        "request_id": request_id.to_string(),
-    });
-    if error.problem == Problem::Validation
-        && let Some(members) = body.as_object_mut()
-    {
-        members.insert("errors".to_owned(), serde_json::json!(error.fields));
-    }
-    let response = Response::from_data("application/problem+json", body.to_string())
-        .with_status_code(words.status);
+    let details = ProblemDetails {
+        r#type: format!("/docs#{}", words.slug),
+        title: words.title,
+        status: words.status,
+        detail: words.detail,
+        request_id: request_id.to_string(),
+        errors: (error.problem == Problem::Validation).then_some(&error.fields),
+    };
+    // Strings and numbers alone: there is nothing in it that could fail.
+    let body = serde_json::to_vec(&details).unwrap_or_default();
+    let response = Response::from_data("application/problem+json", body).with_status_code(words.status);
     match words.status {
-        401 if error.problem == Problem::InvalidToken => response.with_additional_header(
-            "WWW-Authenticate",
-            format!("{CHALLENGE}, error=\"invalid_token\""),
-        ),
+        401 if error.problem == Problem::InvalidToken => {
+            response.with_additional_header("WWW-Authenticate", format!("{CHALLENGE}, error=\"invalid_token\""))
+        }
         401 => response.with_additional_header("WWW-Authenticate", CHALLENGE),
         405 => response.with_additional_header("Allow", error.allow.clone()),
-        429 | 503 => {
-            response.with_additional_header("Retry-After", error.retry_after_seconds.to_string())
-        }
+        429 | 503 => response.with_additional_header("Retry-After", error.retry_after_seconds.to_string()),
         _ => response,
     }
 }
@@ -408,58 +349,30 @@ mod tests {
 
     fn address_behind(lines: &[&str], trusted_proxies: usize) -> String {
         let headers = lines.iter().map(|line| ("x-forwarded-for", *line));
-        Client::new([10, 0, 0, 9].into(), headers, trusted_proxies, None)
-            .address
-            .to_string()
+        Client::new([10, 0, 0, 9].into(), headers, trusted_proxies, None).address.to_string()
     }
 
     #[test]
     fn only_what_trusted_proxies_appended_is_believed() {
         let lines = ["1.1.1.1, 2.2.2.2", "3.3.3.3"];
-        for (proxies, expected) in [
-            (0, "10.0.0.9"),
-            (1, "3.3.3.3"),
-            (2, "2.2.2.2"),
-            (3, "1.1.1.1"),
-            (4, "10.0.0.9"),
-        ] {
-            assert_eq!(
-                address_behind(&lines, proxies),
-                expected,
-                "{proxies} proxies"
-            );
+        for (proxies, expected) in [(0, "10.0.0.9"), (1, "3.3.3.3"), (2, "2.2.2.2"), (3, "1.1.1.1"), (4, "10.0.0.9")] {
+            assert_eq!(address_behind(&lines, proxies), expected, "{proxies} proxies");
         }
         assert_eq!(address_behind(&["1.1.1.1, unknown"], 1), "10.0.0.9");
     }
 
     #[test]
     fn an_ipv6_customer_is_one_network_and_a_mapped_address_is_ipv4() {
-        let client = |text: &str| {
-            Client::new(
-                text.parse().unwrap_or([0; 16].into()),
-                std::iter::empty(),
-                0,
-                None,
-            )
-        };
-        assert_eq!(
-            client("2001:db8:1:2:3:4:5:6").network().to_string(),
-            "2001:db8:1:2::"
-        );
+        let client = |text: &str| Client::new(text.parse().unwrap_or([0; 16].into()), std::iter::empty(), 0, None);
+        assert_eq!(client("2001:db8:1:2:3:4:5:6").network().to_string(), "2001:db8:1:2::");
         assert_eq!(client("::ffff:1.2.3.4").network().to_string(), "1.2.3.4");
     }
 
     #[test]
     fn a_segment_is_decoded_once_and_after_the_split() {
-        assert_eq!(
-            segments("/a%2Fb/%2525"),
-            Some(vec!["a/b".into(), "%25".into()])
-        );
+        assert_eq!(segments("/a%2Fb/%2525"), Some(vec!["a/b".into(), "%25".into()]));
         assert_eq!(segments("/%ff"), None);
-        assert_eq!(
-            (segment("..").as_ref(), segment("a/b").as_ref()),
-            ("%2E%2E", "a%2Fb")
-        );
+        assert_eq!((segment("..").as_ref(), segment("a/b").as_ref()), ("%2E%2E", "a%2Fb"));
     }
 
     #[test]

@@ -43,9 +43,7 @@ impl Readiness {
 }
 
 /// `GET /docs` → HTML: the paths, and for each problem what it means and what to do.
-pub fn docs(
-    routes: impl Iterator<Item = (&'static str, &'static str)>,
-) -> Result<Response, ApiError> {
+pub fn docs(routes: impl Iterator<Item = (&'static str, &'static str)>) -> Result<Response, ApiError> {
     let mut page = String::from(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -68,14 +66,9 @@ pub fn docs(
         );
     }
     page.push_str("</html>\n");
-    Ok(
-        Response::html(page)
-            .with_additional_header("Content-Security-Policy", "default-src 'none'"),
-    )
+    Ok(Response::html(page).with_additional_header("Content-Security-Policy", "default-src 'none'"))
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

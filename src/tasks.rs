@@ -15,34 +15,20 @@ const PAGE_DEFAULT: i64 = 50;
 
 /// `GET /api/{user_id}/tasks` → 200, oldest first, `Link: <…>; rel="next"` while there is more (RFC 8288).
 pub fn list(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let limit = query(
-        call.request,
-        "limit",
-        "must be a whole number from 1 to 100",
-        parse_limit,
-    )?;
-    let completed = query(call.request, "completed", "must be true or false", |text| {
-        text.parse().ok()
-    })?;
+    let limit = query(call.request, "limit", "must be a whole number from 1 to 100", parse_limit)?;
+    let completed = query(call.request, "completed", "must be true or false", |text| text.parse().ok())?;
     let after = query(call.request, "after", "must be the id of a task", parse_id)?;
     let limit = limit.unwrap_or(PAGE_DEFAULT);
 
     // One more than asked for tells whether there is a next page.
-    let mut tasks = store.list_tasks(
-        caller,
-        &Page {
-            completed,
-            after,
-            limit: limit + 1,
-        },
-    )?;
+    let mut tasks = store.list_tasks(caller, &Page { completed, after, limit: limit + 1 })?;
     let has_more = tasks.len() as i64 > limit;
     tasks.truncate(limit as usize);
     let response = json(200, &tasks)?;
     match tasks.last() {
-        Some(last) if has_more => Ok(
-            response.with_additional_header("Link", next_page(call, &last.id, limit, completed))
-        ),
+        Some(last) if has_more => {
+            Ok(response.with_additional_header("Link", next_page(call, &last.id, limit, completed)))
+        }
         _ => Ok(response),
     }
 }
@@ -57,14 +43,7 @@ pub fn create(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Resp
     };
     let (title, description) = body.done(title.zip(description))?;
 
-    let task = store.create_task(
-        caller,
-        &NewTask {
-            id: Uuid::now_v7(),
-            title,
-            description,
-        },
-    )?;
+    let task = store.create_task(caller, &NewTask { id: Uuid::now_v7(), title, description })?;
     let location = format!("/api/{}/tasks/{}", segment(call.parameter(0)), task.id);
     Ok(json(201, &task)?.with_additional_header("Location", location))
 }
@@ -87,10 +66,7 @@ pub fn complete(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Re
     };
     let completed = body.flag("completed");
     let completed = Some(body.done(completed)?);
-    let changes = Changes {
-        completed,
-        ..Changes::default()
-    };
+    let changes = Changes { completed, ..Changes::default() };
     json(200, &store.update_task(caller, id_in_path(call), &changes)?)
 }
 
@@ -103,10 +79,7 @@ pub fn delete(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Resp
 fn read_changes(request: &Request) -> Result<Changes, ApiError> {
     let mut body = Body::read(request)?;
     let mut changes = Changes::default();
-    if !["title", "description", "completed"]
-        .iter()
-        .any(|name| body.has(name))
-    {
+    if !["title", "description", "completed"].iter().any(|name| body.has(name)) {
         body.refuse("must name at least one of title, description, completed");
     }
     if body.has("title") {
@@ -137,16 +110,12 @@ fn parse_description(text: String) -> Result<String, &'static str> {
 }
 
 fn parse_limit(text: &str) -> Option<i64> {
-    text.parse()
-        .ok()
-        .filter(|limit| (1..=PAGE_MAX).contains(limit) && text.bytes().all(|b| b.is_ascii_digit()))
+    text.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit) && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// A task's id, only as it is written in answers.
 fn parse_id(text: &str) -> Option<Uuid> {
-    Uuid::parse_str(text)
-        .ok()
-        .filter(|id| id.to_string() == text)
+    Uuid::parse_str(text).ok().filter(|id| id.to_string() == text)
 }
 
 /// A malformed id is looked up as the id of no task, so that the caller rule comes first for it too.
@@ -156,8 +125,5 @@ fn id_in_path(call: &Call<'_>) -> Uuid {
 
 fn next_page(call: &Call<'_>, last: &str, limit: i64, completed: Option<bool>) -> String {
     let completed = completed.map_or(String::new(), |flag| format!("&completed={flag}"));
-    format!(
-        "</api/{}/tasks?limit={limit}{completed}&after={last}>; rel=\"next\"",
-        segment(call.parameter(0))
-    )
+    format!("</api/{}/tasks?limit={limit}{completed}&after={last}>; rel=\"next\"", segment(call.parameter(0)))
 }

@@ -1,0 +1,27 @@
+# What a newcomer and CI call. Every target is one command or script that can also be called by hand.
+.DEFAULT_GOAL := help
+.PHONY: help run test test-abuse lint smoke
+.NOTPARALLEL:
+
+SCRIPTS := .ci/run $(wildcard tests/*.sh)
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
+
+run: ## build and serve, on a private PostgreSQL unless DATABASE_URL is set; settings also from .env
+	@exec tests/run.sh
+
+test: ## all tests but the abuse ones, on a throw-away PostgreSQL; FILTER=name for some of them
+	@exec tests/cluster.sh temp cargo test --locked $(FILTER) -- --skip abuse::
+
+test-abuse: ## the tests that open thousands of connections
+	@ulimit -n "$$(ulimit -Hn)"; exec tests/cluster.sh temp cargo test --locked --test server abuse::
+
+lint: ## formatting, compiler and clippy warnings, shell syntax
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	for script in $(SCRIPTS); do bash -n "$$script" || exit 1; done
+	if command -v shellcheck; then shellcheck $(SCRIPTS); fi
+
+smoke: ## the README's flow in curl, on a server of its own; URL=https://host for one that runs already
+	@exec $(if $(URL),tests/smoke.sh '$(URL)',tests/cluster.sh temp tests/smoke.sh)
