@@ -248,11 +248,12 @@ impl Desk<'_> {
 fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) -> Result<Response, ApiError> {
     let access =
         keys.issue_access(user, claim.session).map_err(|error| Problem::Internal.because(error.to_string()))?;
+    let refresh = keys.issue_refresh(claim);
     let reply = Tokens {
         access_token: access.expose(),
         token_type: "bearer",
         expires_in: keys.access_token_seconds(),
-        refresh_token: keys.issue_refresh(claim).expose(),
+        refresh_token: refresh.expose(),
         refresh_expires_in: refresh_seconds,
     };
     json(200, &reply)
