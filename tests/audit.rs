@@ -1,1 +1,247 @@
-//! t
+//! What a reader is promised about the code itself: the README says what is there, rooms use only what lies below them,
+//! every statement on tasks asks who calls. Reads files only; needs no database.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms from the lowest to the highest; rooms on one line never use each other.
+const LAYERS: &[&[&str]] = &[
+    &["logging"],
+    &["error", "listener"],
+    &["config", "credentials"],
+    &["token", "hasher"],
+    &["store"],
+    &["http"],
+    &["auth", "tasks", "pages"],
+    &["app"],
+    &["cli"],
+    &["main", "lib"],
+];
+const FILE_MAX_LINES: usize = 400;
+const FUNCTION_MAX_LINES: usize = 40;
+const LISTENER_MAX_LINES: usize = 600;
+const AUTH_PATH_MAX_LINES: usize = 1700;
+const ALL_MAX_LINES: usize = 3300;
+const AUTH_PATH: &[&str] = &[
+    "error.rs",
+    "credentials.rs",
+    "hasher.rs",
+    "token/",
+    "store/users.rs",
+    "store/sessions.rs",
+    "store/attempts.rs",
+    "http.rs",
+    "auth.rs",
+    "app.rs",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files under a directory with this extension, as paths from the root, sorted.
+fn files(directory: &str, extension: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(directory)];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).expect("a directory of the repository") {
+            let path: PathBuf = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path.strip_prefix(root()).expect("under the root").display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The source without its unit tests, comments and blank lines.
+fn code(path: &str) -> Vec<String> {
+    let text = read(path);
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    code.lines().filter(|l| !l.trim().is_empty() && !l.trim().starts_with("//")).map(str::to_owned).collect()
+}
+
+/// The room of a source file: its directory or its name.
+fn room(path: &str) -> &str {
+    path.trim_start_matches("src/").trim_end_matches(".rs").split('/').next().unwrap_or_default()
+}
+
+/// What stands between backquotes in the first column of the README's table under this heading.
+fn first_column(heading: &str) -> BTreeSet<String> {
+    let readme = read("README.md");
+    let section = readme.split(&format!("\n## {heading}\n")).nth(1).unwrap_or_else(|| panic!("no section {heading}"));
+    let section = section.split("\n## ").next().unwrap_or_default();
+    section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split('|').next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn the_flow_in_the_readme_is_what_make_smoke_runs() {
+    let smoke = read("tests/smoke.sh");
+    let flow = smoke.split("# README: begin\n").nth(1).and_then(|rest| rest.split("# README: end").next());
+    let flow: String = flow.expect("the markers in smoke.sh").lines().map(|line| format!("    {line}\n")).collect();
+    assert!(read("README.md").contains(&flow), "the README must show these lines:\n{flow}");
+}
+
+#[test]
+fn the_file_map_names_every_file_once() {
+    let named = first_column("The files, in reading order");
+    let there: BTreeSet<String> = files("src", "rs").into_iter().chain(files("sql", "sql")).collect();
+    assert_eq!(named, &there - &BTreeSet::from(["src/lib.rs".to_owned()]));
+}
+
+#[test]
+fn the_configuration_table_names_every_variable() {
+    let is_variable = |text: &str| text.len() > 5 && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    let read_here: BTreeSet<String> = code("src/config.rs")
+        .iter()
+        .flat_map(|line| line.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
+        .filter(|text| is_variable(text))
+        .collect();
+    assert_eq!(first_column("Configuration"), read_here);
+}
+
+#[test]
+fn the_api_table_names_every_route() {
+    let routes: BTreeSet<String> = code("src/app.rs")
+        .iter()
+        .filter(|line| line.trim_start().starts_with("(\""))
+        .filter_map(|line| {
+            let mut quoted = line.split('"').skip(1).step_by(2);
+            Some(format!("{} {}", quoted.next()?, quoted.next()?))
+        })
+        .collect();
+    assert!(routes.len() > 10, "the route table was not found");
+    assert_eq!(first_column("API"), routes);
+}
+
+#[test]
+fn the_crates_are_all_accounted_for() {
+    let manifest = read("Cargo.toml");
+    let dependencies = manifest.split("[dependencies]\n").nth(1).and_then(|rest| rest.split("\n[").next());
+    let readme = read("README.md");
+    let crates = readme.split("\n## The crates\n").nth(1).expect("the section on crates");
+    for line in dependencies.expect("dependencies").lines().filter(|line| line.contains('=')) {
+        let name = line.split([' ', '=']).next().unwrap_or_default();
+        assert!(crates.contains(name), "{name} has no line in the README");
+    }
+}
+
+#[test]
+fn no_file_uses_a_room_above_or_beside_its_own() {
+    let layer = |room: &str| LAYERS.iter().position(|rooms| rooms.contains(&room));
+    for path in files("src", "rs") {
+        let own = room(&path);
+        let own_layer = layer(own).unwrap_or_else(|| panic!("{path} is in no layer"));
+        for line in code(&path) {
+            for used in line.split("crate::").skip(1) {
+                let used = used.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+                if used == own {
+                    continue;
+                }
+                let used_layer = layer(used).unwrap_or_else(|| panic!("{path} uses {used}, which is in no layer"));
+                assert!(used_layer < own_layer, "{path} uses {used}, which does not lie below it");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_statement_on_tasks_starts_from_the_caller_rule_and_is_bound_to_the_owner() {
+    let source = code("src/store/tasks.rs").join("\n");
+    let statements: Vec<&str> = source.split("self.query").skip(1).filter_map(|call| call.split('"').nth(1)).collect();
+    assert_eq!(statements.len(), 6, "list, create, read, update, toggle, delete");
+    for sql in statements {
+        assert!(sql.contains("local_caller($1, $2)"), "who calls?\n{sql}");
+        let is_bound = sql.contains("user_id = c.id") || sql.contains("select $3, c.id, $4, $5 from");
+        assert!(is_bound, "whose tasks?\n{sql}");
+    }
+}
+
+#[test]
+fn sql_stands_only_in_the_store_and_is_never_put_together() {
+    for path in files("src", "rs") {
+        let text = code(&path).join("\n");
+        if !path.starts_with("src/store/") {
+            assert!(!text.contains("query_typed") && !text.contains("execute_typed"), "{path} holds SQL");
+        }
+        let composes = ["query(&format!", "query_opt(&format!", "query_typed(&format!", "prepare("];
+        assert!(!composes.iter().any(|c| text.contains(c)), "{path} puts SQL together");
+    }
+}
+
+#[test]
+fn rouilles_own_server_is_never_used() {
+    for path in files("src", "rs") {
+        let text = code(&path).join("\n");
+        for forbidden in ["rouille::Server", "start_server", "tiny_http", "json_input", "rouille::*"] {
+            assert!(!text.contains(forbidden), "{path} uses {forbidden}");
+        }
+        let imports = text.split("use rouille::").skip(1).filter_map(|rest| rest.split(';').next());
+        for import in imports {
+            assert!(!import.contains("Server"), "{path} imports rouille's server");
+        }
+    }
+}
+
+#[test]
+fn the_code_stays_short_enough_to_read_in_an_hour() {
+    let mut totals =
+        [("listener", LISTENER_MAX_LINES, 0), ("auth path", AUTH_PATH_MAX_LINES, 0), ("all", ALL_MAX_LINES, 0)];
+    let mut over = Vec::new();
+    for path in files("src", "rs") {
+        if read(&path).lines().count() > FILE_MAX_LINES {
+            over.push(format!("{path} has over {FILE_MAX_LINES} lines"));
+        }
+        let lines = code(&path);
+        totals[2].2 += lines.len();
+        totals[0].2 += if path.starts_with("src/listener/") { lines.len() } else { 0 };
+        let short = path.trim_start_matches("src/");
+        totals[1].2 += if AUTH_PATH.iter().any(|room| short.starts_with(room)) { lines.len() } else { 0 };
+        for (name, length) in functions(&lines) {
+            // The table of words and the statement that opens a session are long, not deep.
+            if length > FUNCTION_MAX_LINES && !["words", "open_session"].contains(&name.as_str()) {
+                over.push(format!("{path}: {name} has {length} lines"));
+            }
+        }
+    }
+    for (what, ceiling, lines) in totals {
+        println!("{what}: {lines} of {ceiling}");
+        if lines > ceiling {
+            over.push(format!("{what} has {lines} lines, over {ceiling}"));
+        }
+    }
+    assert!(over.is_empty(), "{over:#?}");
+}
+
+/// Name and length of each function: from its `fn` to the line that closes it at the same indentation.
+fn functions(lines: &[String]) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let indentation = line.len() - line.trim_start().len();
+        let Some(rest) = line.trim_start().split("fn ").nth(1).filter(|_| is_function(line)) else { continue };
+        let name = rest.split(['(', '<']).next().unwrap_or_default().to_owned();
+        let closing = format!("{}}}", " ".repeat(indentation));
+        let length = lines[start..].iter().position(|l| *l == closing).map_or(1, |end| end + 1);
+        found.push((name, length));
+    }
+    found
+}
+
+fn is_function(line: &str) -> bool {
+    let line = line.trim_start();
+    ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "const fn ", "pub const fn "]
+        .iter()
+        .any(|s| line.starts_with(s))
+}
