@@ -1,9 +1,9 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse lint smoke
+.PHONY: help run test test-abuse lint smoke bench
 .NOTPARALLEL:
 
-SCRIPTS := .ci/run $(wildcard tests/*.sh)
+SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
@@ -25,3 +25,6 @@ lint: ## formatting, compiler and clippy warnings, shell syntax
 
 smoke: ## the README's flow in curl, on a server of its own; URL=https://host for one that runs already
 	@exec $(if $(URL),tests/smoke.sh '$(URL)',tests/cluster.sh temp tests/smoke.sh)
+
+bench: ## the figures that the README quotes, against axum and rouille's own server (about three minutes)
+	@exec tests/cluster.sh temp tests/bench/run.sh

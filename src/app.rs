@@ -8,7 +8,7 @@ use log::{error, info, warn};
 use rouille::{Request, Response};
 
 use crate::auth::{self, Desk};
-use crate::config::AccountPolicy;
+use crate::config::{AccountPolicy, PasswordPolicy};
 use crate::error::{ApiError, Problem};
 use crate::hasher::Hasher;
 use crate::http::{self, Call, Client};
@@ -55,6 +55,8 @@ pub struct App {
     pub keys: Keys,
     /// The rules for accounts.
     pub accounts: AccountPolicy,
+    /// The rules for passwords.
+    pub passwords: PasswordPolicy,
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
     /// The last probe of the database.
@@ -132,7 +134,13 @@ impl App {
     }
 
     fn desk(&self) -> Desk<'_> {
-        Desk { store: &self.store, hasher: &self.hasher, keys: &self.keys, policy: &self.accounts }
+        Desk {
+            store: &self.store,
+            hasher: &self.hasher,
+            keys: &self.keys,
+            policy: &self.accounts,
+            passwords: self.passwords,
+        }
     }
 
     /// Behind a proxy that is not configured, all clients share one address and its limits: say so, once.

@@ -8,7 +8,7 @@ use log::info;
 use rouille::Response;
 use uuid::Uuid;
 
-use crate::config::AccountPolicy;
+use crate::config::{AccountPolicy, PasswordPolicy};
 use crate::credentials::{Email, Password};
 use crate::error::{ApiError, Problem};
 use crate::hasher::{Hasher, Place};
@@ -37,8 +37,10 @@ pub struct Desk<'a> {
     pub hasher: &'a Hasher,
     /// The keys.
     pub keys: &'a Keys,
-    /// The rules.
+    /// The rules for accounts.
     pub policy: &'a AccountPolicy,
+    /// The rules for passwords.
+    pub passwords: PasswordPolicy,
 }
 
 /// `POST /auth/register` → 201 user.
@@ -49,7 +51,7 @@ pub fn register(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> 
     let mut body = Body::read(call.request)?;
     let email = body.text("email", |text| Email::parse(&text));
     let known_word = email.as_ref().map_or("", Email::as_str);
-    let password = body.text("password", |text| Password::chosen(text, desk.policy.password_min_length, known_word));
+    let password = body.text("password", |text| Password::chosen(text, desk.passwords.min_length, known_word));
     let (email, password) = body.done(email.zip(password))?;
 
     let place = desk.hasher.place(call.client.network())?;
@@ -155,7 +157,7 @@ pub fn me(store: &Store, caller: &Principal) -> Result<Response, ApiError> {
 pub fn change_password(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(call.request)?;
     let current = body.text("current_password", Password::presented);
-    let min_length = desk.policy.password_min_length;
+    let min_length = desk.passwords.min_length;
     let new = body.text("new_password", |text| Password::chosen(text, min_length, ""));
     let (current, new) = body.done(current.zip(new))?;
 

@@ -16,8 +16,9 @@ use crate::config::{self, Config, Database, Refused};
 use crate::hasher::Hasher;
 use crate::listener::{Listener, Settings, Stopper};
 use crate::logging;
+use crate::operator;
 use crate::pages::Readiness;
-use crate::store::{Store, migrate};
+use crate::store::{Deed, Store, migrate};
 use crate::token::Keys;
 
 const HELP: &str = "\
@@ -26,8 +27,18 @@ latchkey: accounts, bearer tokens and each user's own tasks
 usage:
   latchkey [serve] [--no-migrate]  apply pending migrations, then serve
   latchkey migrate                 apply pending migrations
+  latchkey user list
+  latchkey user show USER
+  latchkey user create EMAIL       the password comes from standard input
+  latchkey user set-password USER  the password comes from standard input; ends all sessions
+  latchkey user activate USER
+  latchkey user deactivate USER    ends all sessions
+  latchkey user logout USER        ends all sessions
+  latchkey user delete USER [--yes]
+  latchkey purge                   delete ended sessions and old attempts
   latchkey --help | --version
 
+USER is an e-mail or an id; email:… or id:… where both fit.
 All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
 ";
 
@@ -52,9 +63,11 @@ pub fn run(arguments: &[String]) -> ExitCode {
         [] | ["serve"] => serve(true),
         ["--no-migrate"] | ["serve", "--no-migrate"] => serve(false),
         ["migrate"] => migrate_only(),
+        ["user", command @ ..] => user(command),
+        ["purge"] => purge(),
         ["--help" | "-h" | "help"] => print(HELP),
         ["--version" | "-V"] => print(concat!("latchkey ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => Err(Failure::Usage(format!("unknown arguments\n\n{HELP}"))),
+        _ => Err(unknown_arguments()),
     };
     let (code, message) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
@@ -79,9 +92,11 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
     let app = Arc::new(App {
         store: Store::new(&config.database),
-        hasher: Hasher::start(config.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?,
+        hasher: Hasher::start(config.passwords.bcrypt_cost)
+            .map_err(|error| failed(format!("hash threads: {error}")))?,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
         accounts: config.accounts,
+        passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
         readiness: Readiness::default(),
         proxy_was_mentioned: AtomicBool::new(false),
@@ -102,6 +117,34 @@ fn migrate_only() -> Result<(), Failure> {
     apply_migrations(&config::migration_database_from_environment()?)
 }
 
+fn user(command: &[&str]) -> Result<(), Failure> {
+    let store = store_for_command()?;
+    let out = &mut io::stdout();
+    match command {
+        ["list"] => operator::list(&store, out),
+        ["show", user] => operator::show(&store, user, out),
+        ["create", email] => operator::create(&store, &config::password_policy_from_environment()?, email, out),
+        ["set-password", user] => operator::set_password(&store, &config::password_policy_from_environment()?, user),
+        ["activate", user] => operator::act(&store, user, Deed::Activate),
+        ["deactivate", user] => operator::act(&store, user, Deed::Deactivate),
+        ["logout", user] => operator::act(&store, user, Deed::Logout),
+        ["delete", user] => operator::delete(&store, user, false),
+        ["delete", user, "--yes"] | ["delete", "--yes", user] => operator::delete(&store, user, true),
+        _ => return Err(unknown_arguments()),
+    }
+    .map_err(Failure::Failed)
+}
+
+fn purge() -> Result<(), Failure> {
+    let (sessions, attempts) = store_for_command()?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
+    print(&format!("{sessions} sessions, {attempts} attempts\n"))
+}
+
+fn store_for_command() -> Result<Store, Failure> {
+    logging::start(&config::log_filters()?);
+    Ok(Store::new(&config::database_from_environment()?))
+}
+
 fn apply_migrations(database: &Database) -> Result<(), Failure> {
     let applied = migrate::apply_pending(database).map_err(|failure| failed(failure.to_string()))?;
     for name in &applied {
@@ -119,6 +162,10 @@ fn stop_on_signal(stopper: Stopper) -> Result<(), Failure> {
         }
     };
     thread::Builder::new().spawn(wait).map(drop).map_err(|error| failed(format!("signals: {error}")))
+}
+
+fn unknown_arguments() -> Failure {
+    Failure::Usage(format!("unknown arguments\n\n{HELP}"))
 }
 
 fn failed(message: String) -> Failure {

@@ -115,12 +115,19 @@ pub struct TokenPolicy {
 pub struct AccountPolicy {
     /// Whether anybody may register.
     pub registration_is_open: bool,
-    /// Shortest password that may be chosen, in characters.
-    pub password_min_length: usize,
     /// Failed logins per e-mail and address in 15 minutes; 0 = no limit, for the e-mail alone neither.
     pub login_failure_limit: i32,
     /// Failed logins, and separately registrations, per address in an hour; 0 = no limit.
     pub address_limit: i32,
+}
+
+/// The rules for a password and its hash.
+#[derive(Debug, Clone, Copy)]
+pub struct PasswordPolicy {
+    /// Shortest password that may be chosen, in characters.
+    pub min_length: usize,
+    /// bcrypt's cost, as the power of two of its rounds.
+    pub bcrypt_cost: u32,
 }
 
 /// Where the database is and how many connections the server may hold.
@@ -150,8 +157,8 @@ pub struct Config {
     pub tokens: TokenPolicy,
     /// Accounts.
     pub accounts: AccountPolicy,
-    /// bcrypt's cost, as the power of two of its rounds.
-    pub bcrypt_cost: u32,
+    /// Passwords.
+    pub passwords: PasswordPolicy,
     /// `LATCHKEY_ENV=test` is set: weak hashes are allowed.
     pub is_test: bool,
 }
@@ -182,11 +189,10 @@ impl Config {
             },
             accounts: AccountPolicy {
                 registration_is_open: registration_is_open()?,
-                password_min_length: number("PASSWORD_MIN_LENGTH", 8, 8..=64)?,
                 login_failure_limit: number("LOGIN_FAILURE_LIMIT", 10, 0..=1_000_000)?,
                 address_limit: number("ADDRESS_LIMIT", 100, 0..=1_000_000)?,
             },
-            bcrypt_cost: number("BCRYPT_COST", 12, if is_test { 4..=15 } else { 10..=15 })?,
+            passwords: password_policy_from_environment()?,
             is_test,
         };
         if is_test && !(config.listen.ip().is_loopback() && is_this_machine(&config.database.driver)) {
@@ -213,6 +219,18 @@ pub fn migration_database_from_environment() -> Result<Database, Refused> {
         Some(url) => database("MIGRATE_DATABASE_URL", &url),
         None => database_from_environment(),
     }
+}
+
+/// The rules for passwords that `serve` and the commands use.
+///
+/// # Errors
+/// `PASSWORD_MIN_LENGTH`, `BCRYPT_COST` or `LATCHKEY_ENV` is malformed.
+pub fn password_policy_from_environment() -> Result<PasswordPolicy, Refused> {
+    let costs = if is_test()? { 4..=15 } else { 10..=15 };
+    Ok(PasswordPolicy {
+        min_length: number("PASSWORD_MIN_LENGTH", 8, 8..=64)?,
+        bcrypt_cost: number("BCRYPT_COST", 12, costs)?,
+    })
 }
 
 /// The filters of `RUST_LOG`: levels, or `module=level`, between commas.

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod operator;
 
 pub mod auth;
 pub mod pages;

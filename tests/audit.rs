@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["http"],
     &["auth", "tasks", "pages"],
-    &["app"],
+    &["app", "operator"],
     &["cli"],
     &["main", "lib"],
 ];

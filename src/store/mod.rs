@@ -5,12 +5,14 @@
 
 mod attempts;
 pub mod migrate;
+mod operator;
 mod pool;
 mod sessions;
 mod tasks;
 mod users;
 
 pub use attempts::{Account, LoginAttempt, Reservation};
+pub use operator::{Deed, Listed};
 pub use pool::Store;
 pub use sessions::{Opening, Rotation};
 pub use tasks::{Changes, NewTask, Page, Task};

@@ -1,0 +1,150 @@
+//! The operator's commands on users. A password comes from a prompt without echo or from standard input, never as an
+//! argument, where every other user of the machine could read it.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use log::info;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use uuid::Uuid;
+
+use crate::config::PasswordPolicy;
+use crate::credentials::{Email, Password};
+use crate::error::{ApiError, Problem};
+use crate::store::{Deed, Listed, NewUser, Store};
+
+/// Why a command on users fails, in words for the operator.
+pub type Failure = String;
+
+/// `user list`: one line a user, oldest first: id, e-mail, state, time, sessions, tasks, between tabs.
+pub fn list(store: &Store, out: &mut impl Write) -> Result<(), Failure> {
+    let mut after = String::new();
+    loop {
+        let page = store.list_users(&after).map_err(words)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after.clone_from(&last.id);
+        for user in &page {
+            writeln!(out, "{}", line(user)).map_err(|error| error.to_string())?;
+        }
+    }
+}
+
+/// `user show`: the one user.
+pub fn show(store: &Store, argument: &str, out: &mut impl Write) -> Result<(), Failure> {
+    writeln!(out, "{}", line(&find(store, argument)?)).map_err(|error| error.to_string())
+}
+
+/// `user create`: also where registration is closed. Prints the new user.
+pub fn create(store: &Store, policy: &PasswordPolicy, email: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let email = Email::parse(email).map_err(|rule| format!("the e-mail {rule}"))?;
+    let password_hash = read_hash(policy, email.as_str())?;
+    let id = Uuid::now_v7().to_string();
+    let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
+    store.create_user(&new).map_err(words)?;
+    info!("event=register outcome=ok by=operator user={id}");
+    show(store, &format!("id:{id}"), out)
+}
+
+/// `user set-password`: ends all sessions.
+pub fn set_password(store: &Store, policy: &PasswordPolicy, argument: &str) -> Result<(), Failure> {
+    let user = find(store, argument)?;
+    let password_hash = read_hash(policy, &user.email)?;
+    done(store.set_password(&user.id, &password_hash), "password_change", &user)
+}
+
+/// `user activate|deactivate|logout`: holds from the next request on.
+pub fn act(store: &Store, argument: &str, deed: Deed) -> Result<(), Failure> {
+    let user = find(store, argument)?;
+    let event = match deed {
+        Deed::Activate => "activation",
+        Deed::Deactivate => "deactivation",
+        Deed::Logout => "logout_all",
+        Deed::Delete => "deletion",
+    };
+    done(store.act_on_user(&user.id, deed), event, &user)
+}
+
+/// `user delete`: asks first, unless `--yes` said so.
+pub fn delete(store: &Store, argument: &str, is_sure: bool) -> Result<(), Failure> {
+    let user = find(store, argument)?;
+    if !is_sure {
+        if !io::stdin().is_terminal() {
+            return Err("standard input is no terminal to ask: repeat with --yes".into());
+        }
+        eprint!("Delete {} with {} tasks? Type yes: ", user.email, user.tasks);
+        if read_line()? != "yes" {
+            return Err("nothing was deleted".into());
+        }
+    }
+    done(store.act_on_user(&user.id, Deed::Delete), "deletion", &user)
+}
+
+fn done(outcome: Result<bool, ApiError>, event: &str, user: &Listed) -> Result<(), Failure> {
+    match outcome.map_err(words)? {
+        true => info!("event={event} outcome=ok by=operator user={}", user.id),
+        false => return Err("there is no such user any more".into()),
+    }
+    Ok(())
+}
+
+/// The one user that the argument names: `id:…`, `email:…`, or either.
+fn find(store: &Store, argument: &str) -> Result<Listed, Failure> {
+    let email = argument.strip_prefix("email:").unwrap_or(argument).to_ascii_lowercase();
+    let mut users = match argument.strip_prefix("id:") {
+        Some(id) => store.find_users(Some(id), None),
+        None if argument.starts_with("email:") => store.find_users(None, Some(&email)),
+        None => store.find_users(Some(argument), Some(&email)),
+    }
+    .map_err(words)?;
+    match users.pop() {
+        None => Err("there is no such user".into()),
+        Some(user) if users.is_empty() => Ok(user),
+        Some(user) => {
+            users.push(user);
+            let all: Vec<String> = users.iter().map(line).collect();
+            Err(format!("two users fit; say email:… or id:…\n{}", all.join("\n")))
+        }
+    }
+}
+
+fn line(user: &Listed) -> String {
+    let state = if user.is_active { "active" } else { "inactive" };
+    let Listed { id, email, created_at, sessions, tasks, .. } = user;
+    format!("{id}\t{email}\t{state}\t{created_at}\t{sessions} sessions\t{tasks} tasks")
+}
+
+fn read_hash(policy: &PasswordPolicy, email: &str) -> Result<String, Failure> {
+    let text = if io::stdin().is_terminal() { prompt()? } else { read_line()? };
+    let password = Password::chosen(text, policy.min_length, email).map_err(|rule| format!("the password {rule}"))?;
+    bcrypt::hash(password.expose(), policy.bcrypt_cost).map_err(|error| error.to_string())
+}
+
+/// A line from the terminal that does not show it.
+fn prompt() -> Result<String, Failure> {
+    let terminal = io::stdin();
+    let shown = tcgetattr(&terminal).map_err(|error| error.to_string())?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    eprint!("Password: ");
+    tcsetattr(&terminal, OptionalActions::Flush, &hidden).map_err(|error| error.to_string())?;
+    let line = read_line();
+    let restored = tcsetattr(&terminal, OptionalActions::Flush, &shown);
+    eprintln!();
+    restored.map_err(|error| error.to_string())?;
+    line
+}
+
+/// One line without its end; nothing else is taken from it.
+fn read_line() -> Result<String, Failure> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
+    let end = line.trim_end_matches('\n').len();
+    line.truncate(end);
+    Ok(line)
+}
+
+fn words(error: ApiError) -> Failure {
+    match error.problem {
+        Problem::EmailTaken => "this e-mail already has an account".into(),
+        _ => error.cause.unwrap_or_else(|| error.problem.words().detail.to_owned()),
+    }
+}

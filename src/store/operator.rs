@@ -1,0 +1,136 @@
+//! Statements of the operator's commands: the only ones beside registration and login that need no caller. No handler of
+//! a request uses them.
+
+use postgres::Row;
+use postgres::types::Type;
+
+use super::Store;
+use crate::error::{ApiError, Problem};
+
+/// A user as the operator sees it.
+#[derive(Debug)]
+pub struct Listed {
+    /// The id.
+    pub id: String,
+    /// The e-mail.
+    pub email: String,
+    /// Whether the user may log in.
+    pub is_active: bool,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Sessions that are alive.
+    pub sessions: i64,
+    /// Tasks, done or not.
+    pub tasks: i64,
+}
+
+/// What is to happen to one user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// The user may log in again; no session of before comes back.
+    Activate,
+    /// No login, and no session lives on.
+    Deactivate,
+    /// All sessions end.
+    Logout,
+    /// The user goes with all that is theirs.
+    Delete,
+}
+
+impl Store {
+    /// All users by the time of their making, a page of 500 after the id that came last.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn list_users(&self, after: &str) -> Result<Vec<Listed>, ApiError> {
+        let rows = self.query(
+            "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
+                 (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
+                 (select count(*) from tasks as t where t.user_id = u.id) as tasks
+             from users as u
+             where u.id > $1
+             order by u.id
+             limit 500",
+            &[(&after, Type::TEXT)],
+        )?;
+        Ok(rows.iter().map(listed).collect())
+    }
+
+    /// The users with this id, or with this e-mail; an absent one fits nobody. More than one only where an id looks like
+    /// an e-mail.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn find_users(&self, id: Option<&str>, email: Option<&str>) -> Result<Vec<Listed>, ApiError> {
+        let rows = self.query(
+            "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
+                 (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
+                 (select count(*) from tasks as t where t.user_id = u.id) as tasks
+             from users as u
+             where u.id = $1 or u.email = $2
+             order by u.id",
+            &[(&id, Type::TEXT), (&email, Type::TEXT)],
+        )?;
+        Ok(rows.iter().map(listed).collect())
+    }
+
+    /// Does the deed to the user; false if there is none of this id.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn act_on_user(&self, id: &str, deed: Deed) -> Result<bool, ApiError> {
+        let sql = match deed {
+            Deed::Activate => "update users set is_active = true where id = $1 returning id",
+            Deed::Deactivate => {
+                "update users set is_active = false, session_epoch = session_epoch + 1 where id = $1 returning id"
+            }
+            Deed::Logout => "update users set session_epoch = session_epoch + 1 where id = $1 returning id",
+            Deed::Delete => "delete from users where id = $1 returning id",
+        };
+        Ok(self.query_opt(sql, &[(&id, Type::TEXT)])?.is_some())
+    }
+
+    /// Sets the hash of a new password and ends all sessions; false if there is no such user.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn set_password(&self, id: &str, password_hash: &str) -> Result<bool, ApiError> {
+        let row = self.query_opt(
+            "update users set password_hash = $2, session_epoch = session_epoch + 1 where id = $1 returning id",
+            &[(&id, Type::TEXT), (&password_hash, Type::TEXT)],
+        )?;
+        Ok(row.is_some())
+    }
+
+    /// Deletes the sessions that can never be used again, and the attempts that no longer count: how many of each.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn purge(&self) -> Result<(i64, i64), ApiError> {
+        let row = self.query_opt(
+            "with over as (
+                 delete from sessions as s using users as u
+                 where u.id = s.user_id and not session_lives(s, u)
+                 returning s.id
+             ), old as (
+                 delete from attempts where created_at < now() - interval '1 hour'
+                 returning id
+             )
+             select (select count(*) from over) as sessions, (select count(*) from old) as attempts",
+            &[],
+        )?;
+        let row = row.ok_or_else(|| Problem::Internal.because("purge without a row"))?;
+        Ok((row.get("sessions"), row.get("attempts")))
+    }
+}
+
+fn listed(row: &Row) -> Listed {
+    Listed {
+        id: row.get("id"),
+        email: row.get("email"),
+        is_active: row.get("is_active"),
+        created_at: row.get("created_at"),
+        sessions: row.get("sessions"),
+        tasks: row.get("tasks"),
+    }
+}
