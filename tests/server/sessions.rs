@@ -7,7 +7,7 @@ use std::thread;
 use postgres::Client;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, PASSWORD, Server, User, at_once, await_that, decode, environment};
+use crate::support::{Answer, Cut, PASSWORD, Server, User, at_once, await_that, decode, environment};
 
 const NEW_PASSWORD: &str = "nineteen paper lanterns 3";
 
@@ -120,6 +120,24 @@ fn two_instances_and_a_restart_make_no_difference_to_a_refresh() {
     server.stop();
     let restarted = Server::on(&database, &database.url(), &[]);
     refresh(&restarted, &second.refresh).must(200);
+}
+
+#[test]
+fn a_refresh_whose_database_connection_is_cut_neither_burns_nor_doubles_the_token() {
+    for when in [Cut::BeforeTheDatabase, Cut::BeforeTheAnswer] {
+        let (server, gate) = Server::behind_gate(&[]);
+        let first = login(&server, &server.user("ada"));
+        gate.cut("update sessions as s", when);
+        let cut = refresh(&server, &first.refresh);
+        assert!([200, 503].contains(&cut.status), "{when:?}: {cut}");
+        let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+        if cut.status == 200 {
+            assert_eq!(Tokens::of(&cut).refresh, second.refresh, "{when:?}");
+        }
+        let counter: i32 = server.sql().query_typed("select max(counter) from sessions", &[]).unwrap()[0].get(0);
+        assert_eq!(counter, 1, "{when:?}");
+        refresh(&server, &second.refresh).must(200);
+    }
 }
 
 #[test]

@@ -124,9 +124,19 @@ pub struct Gate {
     state: Arc<GateState>,
 }
 
+/// Where a connection ends that carries a certain statement.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cut {
+    /// The database never hears of it.
+    BeforeTheDatabase,
+    /// The database has done it, the server never hears.
+    BeforeTheAnswer,
+}
+
 #[derive(Default)]
 struct GateState {
     silent: Mutex<bool>,
+    cut: Mutex<Option<(&'static str, Cut)>>,
     changed: Condvar,
     streams: Mutex<Vec<UnixStream>>,
 }
@@ -165,6 +175,11 @@ impl Gate {
         }
     }
 
+    /// The next statement that holds this text ends its connection.
+    pub fn cut(&self, statement: &'static str, when: Cut) {
+        *self.state.cut.lock().unwrap() = Some((statement, when));
+    }
+
     /// Connections stay and new ones are taken, but nothing passes.
     pub fn silence(&self) {
         *self.state.silent.lock().unwrap() = true;
@@ -184,11 +199,25 @@ impl Drop for Gate {
 }
 
 impl GateState {
+    fn cuts(&self, bytes: &[u8]) -> Option<Cut> {
+        let mut cut = self.cut.lock().unwrap();
+        let (statement, _) = (*cut)?;
+        let holds = bytes.windows(statement.len()).any(|window| window == statement.as_bytes());
+        if holds { cut.take().map(|(_, when)| when) } else { None }
+    }
+
     fn forward(&self, mut from: UnixStream, mut to: UnixStream) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let silent = self.silent.lock().unwrap();
             drop(self.changed.wait_while(silent, |silent| *silent).unwrap());
+            let when = self.cuts(&buffer[..length]);
+            if when.is_some() {
+                let _ = from.shutdown(Shutdown::Both);
+            }
+            if when == Some(Cut::BeforeTheDatabase) {
+                break;
+            }
             if to.write_all(&buffer[..length]).is_err() {
                 break;
             }
