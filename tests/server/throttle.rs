@@ -220,6 +220,15 @@ fn the_owner_is_never_locked_out_of_an_address_they_logged_in_from() {
 }
 
 #[test]
+fn the_owners_own_mistakes_lock_no_new_address_of_theirs() {
+    let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "10"), ("TRUSTED_PROXIES", "1")]);
+    let user = server.user("ada");
+    attack_from_everywhere(&server, &user);
+    server.sql().batch_execute("update attempts set address_is_known = true").unwrap();
+    from(login(&server, &user.email, PASSWORD), "198.51.100.1").must(200);
+}
+
+#[test]
 fn an_address_is_known_for_ninety_days() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "10"), ("TRUSTED_PROXIES", "1")]);
     let user = server.user("ada");
