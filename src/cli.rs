@@ -98,6 +98,7 @@ fn serve(migrates: bool) -> Result<(), Failure> {
         accounts: config.accounts,
         passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
+        cors: config.cors,
         readiness: Readiness::default(),
         proxy_was_mentioned: AtomicBool::new(false),
     });
