@@ -100,7 +100,7 @@ impl Hasher {
     /// A bcrypt string of the configured cost that no password matches, checked in place of a hash that is not there,
     /// so that an unknown e-mail costs what a wrong password costs.
     pub fn dummy(&self) -> String {
-        format!("$2b${:02}$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234", self.cost)
+        format!("$2b${:02}$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01232", self.cost)
     }
 }
 

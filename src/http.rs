@@ -3,13 +3,14 @@
 //! Source: RFC 9110, RFC 6750 (bearer), RFC 8259 (JSON), RFC 9457 (problem details).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rouille::{Request, Response};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -133,12 +134,13 @@ impl Body {
         if !media_type.trim().eq_ignore_ascii_case("application/json") || is_encoded {
             return Err(Problem::UnsupportedMediaType.into());
         }
-        if let Ok(Members(members)) = serde_json::from_slice(&bytes) {
-            return Ok(Body { members, errors: Vec::new() });
+        if serde_json::from_slice::<WithoutDuplicates>(&bytes).is_err() {
+            return Err(Problem::InvalidJson.into());
         }
         match serde_json::from_slice(&bytes) {
-            Err(_) | Ok(Value::Object(_)) => Err(Problem::InvalidJson.into()),
+            Ok(Value::Object(members)) => Ok(Body { members, errors: Vec::new() }),
             Ok(_) => Err(ApiError::field("", "must be a JSON object")),
+            Err(_) => Err(Problem::InvalidJson.into()),
         }
     }
 
@@ -224,32 +226,60 @@ fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     Ok(bytes)
 }
 
-/// A JSON object in which no member comes twice (RFC 8259 section 4: what becomes of duplicates is unpredictable).
-struct Members(Map<String, Value>);
+/// Any JSON value in which no object names a member twice (RFC 8259 section 4: what becomes of duplicates is
+/// unpredictable).
+struct WithoutDuplicates;
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for WithoutDuplicates {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
+        deserializer.deserialize_any(WithoutDuplicates)
     }
 }
 
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members;
+impl<'de> Visitor<'de> for WithoutDuplicates {
+    type Value = WithoutDuplicates;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
+        f.write_str("a JSON value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Members, A::Error> {
-        let mut members = Map::new();
-        while let Some((name, value)) = access.next_entry::<String, Value>()? {
-            if members.insert(name, value).is_some() {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self, A::Error> {
+        let mut names = HashSet::new();
+        while let Some((name, _)) = access.next_entry::<String, WithoutDuplicates>()? {
+            if !names.insert(name) {
                 return Err(serde::de::Error::custom("duplicate member"));
             }
         }
-        Ok(Members(members))
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self, A::Error> {
+        while access.next_element::<WithoutDuplicates>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
     }
 }
 
@@ -345,7 +375,7 @@ pub fn problem(error: &ApiError, request_id: Uuid) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{Client, Members, segment, segments};
+    use super::{Client, WithoutDuplicates, segment, segments};
 
     fn address_behind(lines: &[&str], trusted_proxies: usize) -> String {
         let headers = lines.iter().map(|line| ("x-forwarded-for", *line));
@@ -377,7 +407,12 @@ mod tests {
 
     #[test]
     fn duplicate_members_are_an_error() {
-        assert!(serde_json::from_str::<Members>(r#"{"a":1,"a":1}"#).is_err());
-        assert!(serde_json::from_str::<Members>(r#"{"a":1,"b":1}"#).is_ok());
+        for (text, is_fine) in [
+            (r#"{"a":1,"a":1}"#, false),
+            (r#"[{"x":{"a":1,"a":1}}]"#, false),
+            (r#"{"a":{"a":null},"b":[{"a":1.5},{"a":-1}]}"#, true),
+        ] {
+            assert_eq!(serde_json::from_str::<WithoutDuplicates>(text).is_ok(), is_fine, "{text}");
+        }
     }
 }

@@ -13,7 +13,7 @@ mod head;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,33 +23,30 @@ use std::time::{Duration, Instant};
 use rouille::{Request, Response};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use connection::Link;
 pub use connection::Peer;
+use connection::Phase;
 
-/// How many connections the operating system may have made that are not accepted yet. With 128, which is what `std`
-/// asks for, a burst of connections overflows it, and the clients try again after a second.
+/// How many connections may wait to be accepted. With 128, which `std` asks for, a burst of clients overflows it, and
+/// they try again after a second.
 const BACKLOG: u16 = 1024;
-/// A connection's thread: little, since there are many. A handler has all of it but some 8 KiB.
+/// What a thread has, and so a handler but for a few KiB: little, since there are many.
 const STACK_BYTES: usize = 256 * 1024;
-/// How long a thread without a connection waits for one. Clients that reconnect for each request cost half as much
-/// this way.
+/// How long a thread without a connection waits for one: threads that are used again halve the cost of a connection.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(5);
-/// How long a new connection may wait for one that is evicted to leave.
+/// How long a new connection may wait for those that are evicted for it to leave.
 const ROOM_TIME: Duration = Duration::from_millis(100);
-/// How long accepting rests when the operating system has no descriptors or memory left.
+/// How long accepting rests where descriptors or memory are short.
 const SHORTAGE_TIME: Duration = Duration::from_millis(20);
-/// How many connections that were turned away stay open, so that their clients can read why.
-const TURNED_AWAY: usize = 64;
-
-/// From the stop on: how long idle connections stay open, since a request may be on its way; when what still runs is
-/// answered by the listener; and when it gives up.
+/// How many connections that were turned away are kept, so that their clients can read why.
+const KEPT_AWAY: usize = 64;
+/// From the stop on: when idle connections are closed, on which a request may be coming still; when what is left is
+/// refused; when the listener leaves.
 const STOP_IDLE_TIME: Duration = Duration::from_secs(1);
-const STOP_ANSWER_TIME: Duration = Duration::from_secs(9);
-const STOP_TIME: Duration = Duration::from_millis(9_500);
+const STOP_REFUSE_TIME: Duration = Duration::from_secs(9);
+const STOP_LEAVE_TIME: Duration = Duration::from_millis(9_500);
 
-/// Names and values of a request's fields, in order.
+/// A head's fields, name and value, in order.
 type Headers = Vec<(String, String)>;
-
 type Handle = dyn Fn(&Request, &Peer) -> Response + Send + Sync;
 type Refuse = dyn Fn(Refusal, SocketAddr, &[(String, String)]) -> Response + Send + Sync;
 
@@ -93,15 +90,13 @@ pub enum Refusal {
 
 /// Stops a `Listener`, from any thread.
 #[derive(Clone, Debug)]
-pub struct Stopper {
-    waker: Arc<PipeWriter>,
-}
+pub struct Stopper(Arc<PipeWriter>);
 
 impl Stopper {
     /// Begins the stop and returns at once. A second call changes nothing.
     pub fn stop(&self) {
-        // Fails only where the listener is gone, or has been woken so often that the pipe is full.
-        let _ = (&*self.waker).write(b"!");
+        // Fails where the listener is gone.
+        let _ = (&*self.0).write(b"!");
     }
 }
 
@@ -110,13 +105,13 @@ impl Stopper {
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    woken: PipeReader,
+    stop: PipeReader,
     stopper: Stopper,
 }
 
 impl Listener {
-    /// A listener on `address`, where port 0 means any that is free. Clients can connect from now on; they are
-    /// answered once it runs.
+    /// A listener on `address`, where port 0 means any that is free. Clients can connect from now on, and are answered
+    /// as soon as it runs.
     ///
     /// # Errors
     /// What the operating system has against the address.
@@ -124,10 +119,8 @@ impl Listener {
         let socket = TcpListener::bind(address)?;
         socket2::SockRef::from(&socket).listen(BACKLOG.into())?;
         socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?;
-        let (woken, waker) = io::pipe()?;
-        let stopper = Stopper { waker: Arc::new(waker) };
-        Ok(Listener { socket, address, woken, stopper })
+        let (stop, stopper) = io::pipe()?;
+        Ok(Listener { address: socket.local_addr()?, socket, stop, stopper: Stopper(Arc::new(stopper)) })
     }
 
     /// The address that clients can connect to, with the port that was chosen.
@@ -135,85 +128,80 @@ impl Listener {
         self.address
     }
 
-    /// What ends `run`.
+    /// What makes `run` return.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Serves until it is stopped. Requests go to `handle`, many at once, each on its connection's thread; what is
-    /// not answered by it is worded by `refuse`, which gets the request's fields as far as they were understood.
+    /// Serves until it is stopped. `handle` gets the requests, many at once, each on its connection's thread. What has
+    /// no answer by it is worded by `refuse`, which gets the request's fields as far as they were understood.
     ///
-    /// From the stop on no connection is accepted, what was accepted is answered, and what takes longer than 9 s is
-    /// refused. Returns within 10 s of the stop, even if a handler does not return.
+    /// After the stop no connection is accepted; requests that were are answered, or refused where that takes over
+    /// 9 s. Returns within 10 s of the stop, even where a handler does not.
     pub fn run<H, R>(self, settings: Settings, handle: H, refuse: R)
     where
         H: Fn(&Request, &Peer) -> Response + Send + Sync + 'static,
         R: Fn(Refusal, SocketAddr, &[(String, String)]) -> Response + Send + Sync + 'static,
     {
         let server = Arc::new(Server {
-            cap: connection_cap(settings.max_connections),
-            evict_by_address: settings.evict_by_address,
+            settings,
             handle: Box::new(handle),
             refuse: Box::new(refuse),
-            stopping: AtomicBool::new(false),
+            is_stopping: AtomicBool::default(),
             state: Mutex::default(),
-            room: Condvar::new(),
-            work: Condvar::new(),
+            room: Condvar::default(),
+            work: Condvar::default(),
         });
         self.accept(&server);
-        // Closed before any client is told to close: one that comes again at once is to be refused by the operating
-        // system, rather than accepted by a socket that nobody asks any more.
+        // Before any client is told to close: who then connects again is refused, and not accepted by nobody.
         drop(self.socket);
         server.drain();
     }
 
     /// Accepts connections until the stop. No error ends it.
     fn accept(&self, server: &Arc<Server>) {
+        let mut sources = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
         let mut is_stopped = false;
         while !is_stopped {
-            let mut sources = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.woken, PollFlags::IN)];
             let _ = poll(&mut sources, None);
-            is_stopped = sources.last().is_some_and(|woken| !woken.revents().is_empty());
-            // Bounded, so that a stop is seen however fast clients come.
+            is_stopped = sources.first().is_some_and(|stop| !stop.revents().is_empty());
+            // So many at most, so that a stop is seen however fast clients come.
             for _ in 0..BACKLOG {
                 match self.socket.accept() {
-                    Ok((stream, address)) => server.admit(stream, address),
+                    Ok((stream, address)) => server.admit(Peer::new(stream, address)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => server.bear(&error),
+                    // A client that has gone already.
+                    Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                    Err(_) => {
+                        server.evict(&server.state());
+                        thread::sleep(SHORTAGE_TIME);
+                    }
                 }
             }
         }
     }
 }
 
-/// Half of the process's descriptors at most: handlers need some too.
-fn connection_cap(max_connections: usize) -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    max_connections.min(descriptors / 2).max(1)
-}
-
 /// What the listener's thread and those of the connections share.
 struct Server {
-    cap: usize,
-    evict_by_address: bool,
+    settings: Settings,
     handle: Box<Handle>,
     refuse: Box<Refuse>,
-    stopping: AtomicBool,
+    is_stopping: AtomicBool,
     state: Mutex<State>,
-    /// A connection has left.
+    /// Told when a connection has left.
     room: Condvar,
-    /// A connection is in the queue.
+    /// Told when a connection is in the queue.
     work: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    open: Vec<Arc<Link>>,
-    /// Open connections for which a waiting thread has been woken.
-    queue: VecDeque<Arc<Link>>,
+    open: Vec<Arc<Peer>>,
+    /// Open connections that have no thread yet.
+    queue: VecDeque<Arc<Peer>>,
     idle_threads: usize,
-    turned_away: VecDeque<Arc<Link>>,
+    turned_away: VecDeque<Arc<Peer>>,
 }
 
 impl Server {
@@ -221,140 +209,78 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    /// The application's wording of a refusal; a bare 500, should that panic.
+    /// The application's words for a refusal; none, should it panic.
     fn refuse(&self, refusal: Refusal, address: SocketAddr, headers: &Headers) -> Response {
         catch_unwind(AssertUnwindSafe(|| (self.refuse)(refusal, address, headers)))
             .unwrap_or_else(|_| Response::text("").with_status_code(500))
     }
 
-    /// Gives a new connection a thread: one that waits, or another.
-    fn admit(self: &Arc<Server>, stream: TcpStream, address: SocketAddr) {
-        let link = Arc::new(Link::new(stream, address));
-        let mut state = self.wait_for_room();
-        if state.open.len() >= self.cap {
-            drop(state);
-            return self.turn_away(link);
+    /// Gives a new connection a thread, or refuses it where there is no room or no thread.
+    fn admit(self: &Arc<Server>, peer: Arc<Peer>) {
+        let cap = self.settings.max_connections;
+        let mut state = self.state();
+        if state.open.len() >= cap {
+            let enough = state.open.len() - self.evict(&state);
+            let is_full = |state: &mut State| state.open.len() > enough;
+            state = self.room.wait_timeout_while(state, ROOM_TIME, is_full).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.open.push(Arc::clone(&link));
-        if state.idle_threads > state.queue.len() {
-            state.queue.push_back(link);
-            self.work.notify_one();
-            return;
+        let server = Arc::clone(self);
+        let spawn = || thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work()).is_ok();
+        if state.open.len() < cap && (state.idle_threads > state.queue.len() || spawn()) {
+            state.open.push(Arc::clone(&peer));
+            state.queue.push_back(peer);
+            return self.work.notify_one();
         }
+        state.turned_away.truncate(KEPT_AWAY - 1);
+        state.turned_away.push_front(Arc::clone(&peer));
         drop(state);
-        let (server, served) = (Arc::clone(self), Arc::clone(&link));
-        let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK_BYTES);
-        if thread.spawn(move || server.work(served)).is_err() {
-            self.state().remove(&link);
-            self.turn_away(link);
-        }
+        peer.dismiss(self, Refusal::TooManyConnections);
     }
 
-    /// The state, with room for one more connection where that could be had by evicting others.
-    fn wait_for_room(&self) -> MutexGuard<'_, State> {
-        let deadline = Instant::now() + ROOM_TIME;
+    /// Closes those connections that have waited longest for their clients, and gives how many. Several, since one at
+    /// a time would let a crowd of new ones wait for a thread to leave at each of them.
+    fn evict(&self, state: &State) -> usize {
+        let Settings { max_connections: cap, evict_by_address } = self.settings;
+        let mut held = HashMap::<IpAddr, usize>::new();
+        state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
+        let is_fair = |peer: &Peer| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
+        let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
+        waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
+        let batch = waiting.iter().take((cap / 32).max(1));
+        batch.filter(|(_, peer)| peer.evict(|phase| !matches!(phase, Phase::Busy | Phase::Handling(_)))).count()
+    }
+
+    /// Serves connections from the queue, until for a while there is none: the life of a thread.
+    fn work(&self) {
         let mut state = self.state();
-        while state.open.len() >= self.cap && Instant::now() < deadline && self.evict(&state) {
-            let woken = self.room.wait_timeout(state, ROOM_TIME);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        loop {
+            state.idle_threads += 1;
+            let waited = self.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.idle_threads -= 1;
+            let Some(peer) = state.queue.pop_front() else { return };
+            drop(state);
+            connection::serve(self, &peer);
+            state = self.state();
+            state.open.retain(|other| !Arc::ptr_eq(other, &peer));
+            self.room.notify_all();
         }
-        state
-    }
-
-    /// Sees to it that some connections leave, if any of them can: those that have waited longest for their clients.
-    /// Some at a time: one at a time, a crowd that comes at once would wait for a thread to leave at each of them.
-    fn evict(&self, state: &State) -> bool {
-        if state.open.iter().any(|link| link.is_taken()) {
-            return true;
-        }
-        let mut held = HashMap::new();
-        for link in state.open.iter().filter(|_| self.evict_by_address) {
-            *held.entry(holder(link.address())).or_insert(0) += 1;
-        }
-        let holds_much = |link: &Link| held.get(&holder(link.address())).is_some_and(|&n| n > self.cap / 4);
-        let mut waiting: Vec<_> =
-            state.open.iter().filter_map(|link| Some((!holds_much(link), link.waits_since()?, link))).collect();
-        waiting.sort_by_key(|&(is_fair, since, _)| (is_fair, since));
-        let batch = (self.cap / 32).max(1);
-        waiting.iter().take(batch).filter(|(.., link)| link.evict()).count() > 0
-    }
-
-    /// Answers a connection for which there is no room or no thread.
-    fn turn_away(&self, link: Arc<Link>) {
-        link.dismiss(self, Refusal::TooManyConnections);
-        let mut state = self.state();
-        state.turned_away.push_back(link);
-        if state.turned_away.len() > TURNED_AWAY {
-            state.turned_away.pop_front();
-        }
-    }
-
-    /// Lives with an error of accept: that of one connection is nothing; a shortage is relieved and waited out.
-    fn bear(&self, error: &io::Error) {
-        if !matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
-            self.evict(&self.state());
-            thread::sleep(SHORTAGE_TIME);
-        }
-    }
-
-    /// The life of a connection's thread.
-    fn work(&self, first: Arc<Link>) {
-        let mut next = Some(first);
-        while let Some(link) = next {
-            connection::serve(self, &link);
-            next = self.next(link);
-        }
-    }
-
-    /// Closes a connection and waits for another.
-    fn next(&self, done: Arc<Link>) -> Option<Arc<Link>> {
-        let mut state = self.state();
-        state.remove(&done);
-        drop(done);
-        self.room.notify_all();
-        state.idle_threads += 1;
-        let mut state = self
-            .work
-            .wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty())
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
-        state.idle_threads -= 1;
-        state.queue.pop_front()
     }
 
     /// Lets the connections end.
     fn drain(&self) {
         let stopped = Instant::now();
-        self.stopping.store(true, Ordering::Release);
+        self.is_stopping.store(true, Ordering::Release);
         let mut state = self.state();
-        while !state.open.is_empty() && stopped.elapsed() < STOP_TIME {
-            for link in &state.open {
-                if stopped.elapsed() >= STOP_ANSWER_TIME {
-                    link.dismiss(self, Refusal::Stopping);
+        while !state.open.is_empty() && stopped.elapsed() < STOP_LEAVE_TIME {
+            for peer in &state.open {
+                if stopped.elapsed() >= STOP_REFUSE_TIME {
+                    peer.dismiss(self, Refusal::Stopping);
                 } else if stopped.elapsed() >= STOP_IDLE_TIME {
-                    link.evict_if_idle();
+                    peer.evict(|phase| matches!(phase, Phase::Idle(_)));
                 }
             }
-            let woken = self.room.wait_timeout(state, ROOM_TIME);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.room.wait_timeout(state, ROOM_TIME).unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-}
-
-impl State {
-    fn remove(&mut self, link: &Arc<Link>) {
-        self.open.retain(|other| !Arc::ptr_eq(other, link));
-    }
-}
-
-/// Who holds a connection: an IPv4 address, or the /64 of an IPv6 address, which is one customer's.
-fn holder(address: SocketAddr) -> IpAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-        v4 => v4,
     }
 }

@@ -1,2 +1,19 @@
 //! Every test of the shipped binary from outside: HTTP, sockets, the command line. Run by `make test`, which brings the
 //! PostgreSQL cluster.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on must fail at once"
+)]
+
+mod accounts;
+mod configuration;
+mod conventions;
+mod operations;
+mod sessions;
+mod support;
+mod tasks;
+mod throttle;
+mod tokens;

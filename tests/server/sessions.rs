@@ -1,0 +1,596 @@
+//! Refresh, logout, password change, deletion, deactivation: what lives on, and what ends with the very next request.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use postgres::Client;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Cut, PASSWORD, Server, User, at_once, await_that, decode, environment};
+
+const NEW_PASSWORD: &str = "nineteen paper lanterns 3";
+
+/// What a login gives.
+#[derive(Clone)]
+struct Tokens {
+    access: String,
+    refresh: String,
+}
+
+impl Tokens {
+    fn of(answer: &Answer) -> Self {
+        let json = answer.json();
+        let text = |name: &str| json[name].as_str().expect("a token").to_owned();
+        Self { access: text("access_token"), refresh: text("refresh_token") }
+    }
+
+    fn session(&self) -> String {
+        decode(&self.access).1["sid"].as_str().expect("sid").to_owned()
+    }
+}
+
+fn try_login(server: &Server, user: &User, password: &str) -> Answer {
+    server.request("POST", "/auth/login").json(&json!({"email": user.email, "password": password})).send()
+}
+
+fn login(server: &Server, user: &User) -> Tokens {
+    Tokens::of(&try_login(server, user, PASSWORD).must(200))
+}
+
+fn refresh(server: &Server, token: &str) -> Answer {
+    server.request("POST", "/auth/refresh").json(&json!({"refresh_token": token})).send()
+}
+
+fn me(server: &Server, token: &str) -> u16 {
+    server.request("GET", "/auth/me").bearer(token).send().status
+}
+
+fn post(server: &Server, path: &str, token: &str) -> Answer {
+    server.request("POST", path).bearer(token).send()
+}
+
+fn change_password(server: &Server, token: &str) -> Answer {
+    let body = json!({"current_password": PASSWORD, "new_password": NEW_PASSWORD});
+    server.request("PUT", "/auth/password").bearer(token).json(&body).send()
+}
+
+fn delete(server: &Server, token: &str) -> Answer {
+    server.request("POST", "/auth/delete").bearer(token).json(&json!({"password": PASSWORD})).send()
+}
+
+/// Runs one of the operator's commands with this standard input; the exit code.
+fn operator(server: &Server, arguments: &[&str], input: &str) -> Option<i32> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_latchkey"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment(&server.database_url()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let _ = child.stdin.take().expect("standard input").write_all(input.as_bytes());
+    child.wait().expect("the program ends").code()
+}
+
+/// Moves the times of a session into the past.
+fn age(server: &Server, tokens: &Tokens, column: &str, by: &str) {
+    let statement =
+        format!("update sessions set {column} = {column} - interval '{by}' where id = '{}'", tokens.session());
+    server.sql().batch_execute(&statement).expect("a session to age");
+}
+
+// ------------------------------------------------------------------------------------------------------ refresh
+
+#[test]
+fn a_refresh_gives_new_tokens_of_the_same_session() {
+    let server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let answer = refresh(&server, &first.refresh).must(200);
+    let json = answer.json();
+    let second = Tokens::of(&answer);
+    assert_eq!(second.session(), first.session());
+    assert_ne!(second.refresh, first.refresh);
+    assert_eq!((&json["token_type"], &json["expires_in"]), (&json!("bearer"), &json!(900)));
+    assert!((1_209_590..=1_209_600).contains(&json["refresh_expires_in"].as_i64().unwrap()), "{json}");
+    assert_eq!((me(&server, &first.access), me(&server, &second.access)), (200, 200));
+    refresh(&server, &second.refresh).must(200);
+}
+
+#[test]
+fn twenty_refreshes_at_once_give_one_successor_and_no_error() {
+    let server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let answers = at_once(20, |_| refresh(&server, &first.refresh).must(200));
+    let mut successors: Vec<_> = answers.iter().map(|answer| Tokens::of(answer).refresh).collect();
+    successors.dedup();
+    assert_eq!(successors.len(), 1);
+    refresh(&server, &successors[0]).must(200);
+}
+
+#[test]
+fn two_instances_and_a_restart_make_no_difference_to_a_refresh() {
+    let mut server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let beside = Server::beside(&server, &[]);
+    let second = Tokens::of(&refresh(&beside, &first.refresh).must(200));
+    assert_eq!(Tokens::of(&refresh(&server, &first.refresh).must(200)).refresh, second.refresh);
+    let database = server.database.clone();
+    server.stop();
+    let restarted = Server::on(&database, &database.url(), &[]);
+    refresh(&restarted, &second.refresh).must(200);
+}
+
+#[test]
+fn a_refresh_whose_database_connection_is_cut_neither_burns_nor_doubles_the_token() {
+    for when in [Cut::BeforeTheDatabase, Cut::BeforeTheAnswer] {
+        let (server, gate) = Server::behind_gate(&[]);
+        let first = login(&server, &server.user("ada"));
+        gate.cut("update sessions as s", when);
+        let cut = refresh(&server, &first.refresh);
+        assert!([200, 503].contains(&cut.status), "{when:?}: {cut}");
+        let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+        if cut.status == 200 {
+            assert_eq!(Tokens::of(&cut).refresh, second.refresh, "{when:?}");
+        }
+        let counter: i32 = server.sql().query_typed("select max(counter) from sessions", &[]).unwrap()[0].get(0);
+        assert_eq!(counter, 1, "{when:?}");
+        refresh(&server, &second.refresh).must(200);
+    }
+}
+
+#[test]
+fn the_parent_within_ten_seconds_gets_the_same_successor_and_does_not_extend_the_time() {
+    let server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+    age(&server, &second, "refreshed_at", "7 seconds");
+    assert_eq!(Tokens::of(&refresh(&server, &first.refresh).must(200)).refresh, second.refresh);
+    age(&server, &second, "refreshed_at", "4 seconds");
+    refresh(&server, &first.refresh).must(401);
+}
+
+#[test]
+fn the_parent_after_ten_seconds_ends_the_session_with_its_access_tokens() {
+    let server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+    age(&server, &second, "refreshed_at", "11 seconds");
+    let answer = refresh(&server, &first.refresh).must(401);
+    assert_eq!(answer.header("WWW-Authenticate"), Some(r#"Bearer realm="latchkey""#));
+    server.wait_for_log(&["event=refresh outcome=refused reason=reuse", &second.session()]);
+    refresh(&server, &second.refresh).must(401);
+    assert_eq!((me(&server, &first.access), me(&server, &second.access)), (401, 401));
+}
+
+#[test]
+fn the_parents_parent_ends_the_session_at_once() {
+    let server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+    let third = Tokens::of(&refresh(&server, &second.refresh).must(200));
+    refresh(&server, &first.refresh).must(401);
+    refresh(&server, &third.refresh).must(401);
+    assert_eq!(me(&server, &third.access), 401);
+}
+
+#[test]
+fn a_token_ahead_of_the_stored_counter_ends_the_session() {
+    let server = Server::start();
+    let first = login(&server, &server.user("ada"));
+    let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+    let back = format!("update sessions set counter = 0 where id = '{}'", second.session());
+    server.sql().batch_execute(&back).unwrap();
+    refresh(&server, &second.refresh).must(401);
+    assert_eq!(me(&server, &second.access), 401);
+}
+
+#[test]
+fn a_changed_refresh_token_is_refused_and_changes_nothing() {
+    let server = Server::start();
+    let tokens = login(&server, &server.user("ada"));
+    for position in 0..tokens.refresh.len() - 1 {
+        let mut bytes = tokens.refresh.clone().into_bytes();
+        bytes[position] = if bytes[position] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(bytes).unwrap();
+        assert_eq!(refresh(&server, &changed).status, 401, "character {position}");
+    }
+    for odd in ["", "lkr_", &tokens.access, &tokens.refresh[4..], &format!("{}A", tokens.refresh)] {
+        assert_eq!(refresh(&server, odd).status, 401, "{odd}");
+    }
+    refresh(&server, &tokens.refresh).must(200);
+}
+
+#[test]
+fn a_session_ends_after_fourteen_days_without_a_refresh() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let (tired, awake) = (login(&server, &user), login(&server, &user));
+    age(&server, &tired, "refreshed_at", "14 days");
+    age(&server, &awake, "refreshed_at", "13 days 23 hours");
+    assert_eq!((me(&server, &tired.access), me(&server, &awake.access)), (401, 200));
+    refresh(&server, &tired.refresh).must(401);
+    refresh(&server, &awake.refresh).must(200);
+}
+
+#[test]
+fn a_session_ends_after_thirty_days_in_any_case_and_says_how_long_it_still_lives() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let (over, nearly) = (login(&server, &user), login(&server, &user));
+    age(&server, &over, "created_at", "30 days");
+    age(&server, &nearly, "created_at", "29 days");
+    assert_eq!(me(&server, &over.access), 401);
+    refresh(&server, &over.refresh).must(401);
+    let left = refresh(&server, &nearly.refresh).must(200).json()["refresh_expires_in"].as_i64().unwrap();
+    assert!((86_300..=86_400).contains(&left), "{left}");
+}
+
+#[test]
+fn the_session_longest_without_a_refresh_ends_with_the_fifty_first() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let oldest = login(&server, &user);
+    let refreshed = login(&server, &user);
+    server.sql().batch_execute("update sessions set refreshed_at = refreshed_at - interval '1 hour'").unwrap();
+    refresh(&server, &refreshed.refresh).must(200);
+    // The one of `Server::user` is as old as the oldest: end it, so that there is one answer.
+    post(&server, "/auth/logout", &user.token).must(204);
+    let others: Vec<_> = (0..48).map(|_| login(&server, &user)).collect();
+    assert_eq!(me(&server, &oldest.access), 200, "fifty live");
+    let newest = login(&server, &user);
+    assert_eq!(me(&server, &oldest.access), 401);
+    for tokens in others.iter().chain([&refreshed, &newest]) {
+        assert_eq!(me(&server, &tokens.access), 200);
+    }
+}
+
+#[test]
+fn the_database_holds_nothing_that_could_be_presented() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let tokens = Tokens::of(&refresh(&server, &login(&server, &user).refresh).must(200));
+    try_login(&server, &user, "a wrong password 11").must(401);
+    server
+        .request("POST", "/auth/login")
+        .json(&json!({"email": "nobody@example.org", "password": PASSWORD}))
+        .send()
+        .must(401);
+    let dump = everything(&mut server.sql());
+    assert!(dump.contains(&user.email) && dump.contains(&tokens.session()), "the dump holds the rows");
+    let mac = &tokens.refresh[tokens.refresh.len() - 43..];
+    for secret in
+        [&*tokens.refresh, &tokens.refresh[4..], mac, &tokens.access, PASSWORD, "a wrong password 11", "nobody@"]
+    {
+        assert!(!dump.contains(secret), "the database holds {secret}");
+    }
+}
+
+fn everything(sql: &mut Client) -> String {
+    let tables = ["users", "sessions", "tasks", "attempts", "known_addresses", "migrations"];
+    let rows = tables.iter().flat_map(|table| {
+        let rows = sql.query_typed(&format!("select to_jsonb({table})::text as row from {table}"), &[]).unwrap();
+        rows.into_iter().map(|row| row.get::<_, String>("row")).collect::<Vec<_>>()
+    });
+    rows.collect::<Vec<_>>().join("\n")
+}
+
+// --------------------------------------------------------------------------------------- ends with the next request
+
+#[test]
+fn a_logout_ends_this_session_on_every_instance_and_no_other() {
+    let server = Server::start();
+    let beside = Server::beside(&server, &[]);
+    let user = server.user("ada");
+    let tokens = login(&server, &user);
+    post(&server, "/auth/logout", &tokens.access).must(204);
+    assert_eq!((me(&server, &tokens.access), me(&beside, &tokens.access)), (401, 401));
+    refresh(&beside, &tokens.refresh).must(401);
+    post(&server, "/auth/logout", &tokens.access).must(401);
+    assert_eq!(me(&beside, &user.token), 200);
+    server.wait_for_log(&["event=logout outcome=ok", &user.id]);
+}
+
+#[test]
+fn a_logout_of_all_ends_every_session_of_this_user_and_of_nobody_else() {
+    let server = Server::start();
+    let beside = Server::beside(&server, &[]);
+    let (user, other) = (server.user("ada"), server.user("bob"));
+    let tokens = login(&beside, &user);
+    post(&server, "/auth/logout-all", &user.token).must(204);
+    assert_eq!((me(&server, &user.token), me(&beside, &tokens.access)), (401, 401));
+    refresh(&beside, &tokens.refresh).must(401);
+    post(&server, "/auth/logout-all", &user.token).must(401);
+    assert_eq!(me(&server, &other.token), 200);
+    login(&server, &user);
+}
+
+#[test]
+fn a_password_change_ends_every_other_session_and_keeps_its_own() {
+    let server = Server::start();
+    let beside = Server::beside(&server, &[]);
+    let user = server.user("ada");
+    let (own, other) = (login(&server, &user), login(&beside, &user));
+    change_password(&server, &own.access).must(204);
+    assert_eq!((me(&beside, &own.access), me(&beside, &other.access), me(&server, &user.token)), (200, 401, 401));
+    refresh(&server, &own.refresh).must(200);
+    refresh(&server, &other.refresh).must(401);
+    try_login(&server, &user, PASSWORD).must(401);
+    try_login(&server, &user, NEW_PASSWORD).must(200);
+}
+
+#[test]
+fn a_password_change_is_refused_with_a_wrong_password_or_a_bad_new_one_and_changes_nothing() {
+    let server = Server::start();
+    let user = server.user("ada.lovelace1815");
+    let change = |current: &str, new: &str| {
+        let body = json!({"current_password": current, "new_password": new});
+        server.request("PUT", "/auth/password").bearer(&user.token).json(&body).send()
+    };
+    change("not this one 11", NEW_PASSWORD).must(403);
+    for (new, why) in
+        [("short", "length"), ("password123", "common"), ("lovelace1815", "the e-mail"), (&"x".repeat(73), "73 bytes")]
+    {
+        let answer = change(PASSWORD, new);
+        assert_eq!((answer.status, answer.fields()), (422, vec!["new_password".to_owned()]), "{why}: {answer}");
+    }
+    change(PASSWORD, "nul\0in the middle of it").must(422);
+    server.request("PUT", "/auth/password").json(&json!({})).send().must(401);
+    try_login(&server, &user, PASSWORD).must(200);
+}
+
+#[test]
+fn a_deletion_takes_the_user_the_tasks_and_the_sessions() {
+    let server = Server::start();
+    let (user, other) = (server.user("ada"), server.user("bob"));
+    let tokens = login(&server, &user);
+    server.task(&user, "gone");
+    server.task(&other, "stays");
+    server
+        .request("POST", "/auth/delete")
+        .bearer(&user.token)
+        .json(&json!({"password": "not this one 11"}))
+        .send()
+        .must(403);
+    assert_eq!(me(&server, &user.token), 200);
+    delete(&server, &user.token).must(204);
+    assert_eq!((me(&server, &user.token), me(&server, &tokens.access)), (401, 401));
+    refresh(&server, &tokens.refresh).must(401);
+    try_login(&server, &user, PASSWORD).must(401);
+    let dump = everything(&mut server.sql());
+    assert!(!dump.contains(&user.id) && !dump.contains("gone") && dump.contains("stays"), "{dump}");
+    assert_ne!(server.user("ada").id, user.id, "the e-mail is free again, the id is not");
+}
+
+#[test]
+fn a_deactivation_ends_all_sessions_and_an_activation_revives_none() {
+    let server = Server::start();
+    let beside = Server::beside(&server, &[]);
+    let user = server.user("ada");
+    let tokens = login(&server, &user);
+    assert_eq!(operator(&server, &["user", "deactivate", &user.email], ""), Some(0));
+    assert_eq!((me(&server, &tokens.access), me(&beside, &user.token)), (401, 401));
+    refresh(&server, &tokens.refresh).must(401);
+    try_login(&server, &user, PASSWORD).must(401);
+    assert_eq!(operator(&server, &["user", "activate", &user.id], ""), Some(0));
+    assert_eq!((me(&server, &tokens.access), me(&beside, &user.token)), (401, 401));
+    refresh(&server, &tokens.refresh).must(401);
+    try_login(&server, &user, PASSWORD).must(200);
+}
+
+#[test]
+fn the_operators_logout_and_new_password_end_all_sessions() {
+    let server = Server::start();
+    let user = server.user("ada");
+    assert_eq!(operator(&server, &["user", "logout", &user.email], ""), Some(0));
+    assert_eq!(me(&server, &user.token), 401);
+    let tokens = login(&server, &user);
+    assert_eq!(operator(&server, &["user", "set-password", &user.email], "short\n"), Some(1));
+    assert_eq!(me(&server, &tokens.access), 200);
+    assert_eq!(operator(&server, &["user", "set-password", &user.email], &format!("{NEW_PASSWORD}\n")), Some(0));
+    assert_eq!(me(&server, &tokens.access), 401);
+    try_login(&server, &user, PASSWORD).must(401);
+    try_login(&server, &user, NEW_PASSWORD).must(200);
+}
+
+// ------------------------------------------------------------------------------------------------------- races
+
+/// Holds the login's second statement after it has taken its snapshot, does the deed, and lets it go on.
+fn login_held_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answer {
+    let mut holder = server.sql();
+    let mut transaction = holder.transaction().unwrap();
+    transaction.execute_typed("select from known_addresses for update", &[]).unwrap();
+    thread::scope(|scope| {
+        let login = scope.spawn(|| try_login(server, user, PASSWORD));
+        let mut watcher = server.sql();
+        await_that("the login waits in its second statement", || {
+            let waiting = "select from pg_stat_activity
+                where datname = current_database() and wait_event_type = 'Lock' and query like '%known_addresses%'";
+            !watcher.query_typed(waiting, &[]).unwrap().is_empty()
+        });
+        deed();
+        transaction.commit().unwrap();
+        login.join().unwrap()
+    })
+}
+
+#[test]
+fn a_login_that_runs_beside_a_password_change_leaves_no_living_session() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let answer = login_held_while(&server, &user, || drop(change_password(&server, &user.token).must(204)));
+    let tokens = Tokens::of(&answer.must(200));
+    assert_eq!(me(&server, &tokens.access), 401);
+    refresh(&server, &tokens.refresh).must(401);
+    assert_eq!(me(&server, &user.token), 200, "the session that changed the password lives on");
+}
+
+#[test]
+fn a_login_that_runs_beside_a_logout_of_all_leaves_no_living_session() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let answer = login_held_while(&server, &user, || drop(post(&server, "/auth/logout-all", &user.token).must(204)));
+    let tokens = Tokens::of(&answer.must(200));
+    assert_eq!(me(&server, &tokens.access), 401);
+    refresh(&server, &tokens.refresh).must(401);
+}
+
+#[test]
+fn a_login_that_runs_beside_a_deactivation_leaves_no_living_session_after_activation_either() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let answer = login_held_while(&server, &user, || {
+        assert_eq!(operator(&server, &["user", "deactivate", &user.email], ""), Some(0));
+    });
+    let tokens = Tokens::of(&answer.must(200));
+    assert_eq!(me(&server, &tokens.access), 401);
+    assert_eq!(operator(&server, &["user", "activate", &user.email], ""), Some(0));
+    assert_eq!(me(&server, &tokens.access), 401);
+}
+
+#[test]
+fn a_login_whose_password_was_changed_during_its_hash_is_refused() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let slow = bcrypt::hash(PASSWORD, 13).unwrap();
+    let set = |hash: &str| {
+        let statement = format!("update users set password_hash = '{hash}', session_epoch = session_epoch + 1");
+        server.sql().batch_execute(&statement).unwrap();
+    };
+    set(&slow);
+    thread::scope(|scope| {
+        let login = scope.spawn(|| try_login(&server, &user, PASSWORD));
+        let mut watcher = server.sql();
+        await_that("the attempt is counted", || {
+            !watcher.query_typed("select from attempts where kind = 'login'", &[]).unwrap().is_empty()
+        });
+        set(&bcrypt::hash(NEW_PASSWORD, 4).unwrap());
+        login.join().unwrap().must(401);
+    });
+    server.wait_for_log(&["event=login outcome=refused reason=changed_meanwhile"]);
+}
+
+#[test]
+fn a_refresh_that_runs_beside_an_end_leaves_no_living_session() {
+    let server = Server::start();
+    let user = server.user("ada");
+    for (round, path) in ["/auth/logout", "/auth/logout-all"].into_iter().cycle().take(20).enumerate() {
+        let tokens = login(&server, &user);
+        let answers = at_once(6, |number| match number {
+            0 => post(&server, path, &tokens.access).must(204),
+            _ => refresh(&server, &tokens.refresh),
+        });
+        for answer in answers.iter().filter(|answer| answer.status == 200) {
+            let left = Tokens::of(answer);
+            assert_eq!(me(&server, &left.access), 401, "round {round}");
+            refresh(&server, &left.refresh).must(401);
+        }
+    }
+}
+
+#[test]
+fn a_password_change_that_runs_beside_a_logout_of_all_keeps_no_session() {
+    let server = Server::start();
+    for round in 0..10 {
+        let user = server.user(&format!("ada{round}"));
+        let tokens = login(&server, &user);
+        at_once(2, |number| match number {
+            0 => post(&server, "/auth/logout-all", &tokens.access).status,
+            _ => change_password(&server, &tokens.access).status,
+        });
+        assert_eq!(me(&server, &tokens.access), 401, "round {round}");
+        refresh(&server, &tokens.refresh).must(401);
+    }
+}
+
+#[test]
+fn a_task_that_is_made_while_its_user_is_deleted_is_refused_and_not_an_error() {
+    let server = Server::start();
+    for round in 0..10 {
+        let user = server.user(&format!("ada{round}"));
+        let answers = at_once(8, |number| match number {
+            0 => delete(&server, &user.token).status,
+            _ => server.request("POST", "/api/me/tasks").bearer(&user.token).json(&json!({"title": "x"})).send().status,
+        });
+        assert_eq!(answers[0], 204);
+        assert!(answers[1..].iter().all(|status| [201, 401].contains(status)), "{answers:?}");
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- log
+
+#[test]
+fn the_log_of_a_whole_run_holds_no_password_no_token_and_no_typed_email() {
+    let server = Server::start_with(&[("RUST_LOG", "trace")]);
+    let user = server.user("ada");
+    let tokens = login(&server, &user);
+    let renewed = Tokens::of(&refresh(&server, &tokens.refresh).must(200));
+    try_login(&server, &user, "a wrong password 11").must(401);
+    let nobody = json!({"email": "typed.secret@example.org", "password": "another wrong 12"});
+    server.request("POST", "/auth/login").json(&nobody).send().must(401);
+    server.request("POST", "/auth/login").json_bytes(format!("{nobody}x")).send().must(400);
+    server.request("GET", &format!("/auth/me?token={}", renewed.access)).send().must(401);
+    server.request("GET", "/auth/me").bearer(&renewed.access[1..]).send().must(401);
+    server
+        .request("POST", "/api/me/tasks")
+        .bearer(&renewed.access)
+        .json(&json!({"title": "a private title"}))
+        .send()
+        .must(201);
+    server
+        .request("POST", "/api/me/tasks")
+        .bearer(&renewed.access)
+        .json(&json!({"titel": "a private title"}))
+        .send()
+        .must(422);
+    change_password(&server, &renewed.access).must(204);
+    refresh(&server, &tokens.refresh[..tokens.refresh.len() - 1]).must(401);
+    server.sql().batch_execute("alter table tasks rename to away").unwrap();
+    server.request("GET", "/api/me/tasks").bearer(&renewed.access).send().must(500);
+    post(&server, "/auth/logout", &renewed.access).must(204);
+    let hash: String = server.sql().query_typed("select password_hash from users", &[]).unwrap()[0].get(0);
+    let log = server.wait_for_log(&["event=logout outcome=ok"]) + &server.log();
+    for secret in [
+        PASSWORD,
+        NEW_PASSWORD,
+        "a wrong password 11",
+        "another wrong 12",
+        "typed.secret",
+        "a private title",
+        &user.email,
+        &user.token,
+        &tokens.access[1..],
+        &tokens.refresh[4..],
+        &renewed.access[1..],
+        &renewed.refresh[4..],
+        &environment("")["JWT_SECRET"],
+        &hash,
+    ] {
+        assert!(!log.contains(secret), "the log holds {secret}");
+    }
+    for event in [
+        "register outcome=ok",
+        "login outcome=ok",
+        "login outcome=refused",
+        "refresh outcome=ok",
+        "refresh outcome=refused",
+        "password_change outcome=ok",
+        "token outcome=refused",
+    ] {
+        assert!(log.contains(&format!("event={event}")), "the log lacks {event}");
+    }
+}
+
+#[test]
+fn every_member_of_a_login_is_as_the_contract_says() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let json: Value = try_login(&server, &user, PASSWORD).must(200).json();
+    assert_eq!(
+        crate::support::members(&json),
+        ["access_token", "expires_in", "refresh_expires_in", "refresh_token", "token_type"]
+    );
+    assert_eq!(json["refresh_expires_in"], 1_209_600);
+    assert!(json["refresh_token"].as_str().unwrap().starts_with("lkr_"));
+}
