@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse lint smoke bench
+.PHONY: help run test test-abuse test-web test-contract lint smoke bench
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -16,6 +16,12 @@ test: ## all tests but the abuse ones, on a throw-away PostgreSQL; FILTER=name f
 
 test-abuse: ## the tests that open thousands of connections
 	@ulimit -n "$$(ulimit -Hn)"; exec tests/cluster.sh temp cargo test --locked --test server abuse::
+
+test-web: ## the JavaScript client in Node and the page in Chromium, against a server of their own
+	@exec tests/cluster.sh temp tests/web/run.sh
+
+test-contract: ## openapi.json: valid for redocly and spectral, and true for schemathesis on a server of its own
+	@exec tests/cluster.sh temp tests/contract/run.sh
 
 lint: ## formatting, compiler and clippy warnings, shell syntax
 	cargo fmt --check

@@ -10,6 +10,7 @@ use rouille::{Request, Response};
 
 use crate::auth::{self, Desk};
 use crate::config::{AccountPolicy, PasswordPolicy};
+use crate::cors::Cors;
 use crate::error::{ApiError, Problem};
 use crate::hasher::Hasher;
 use crate::http::{self, Call, Client};
@@ -43,7 +44,14 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("PATCH",  "/api/{user_id}/tasks/{id}/complete", |app, call| tasks::complete(&app.store, &app.owner(call)?, call)),
     ("GET",    "/healthz",                          |_, _| pages::healthz()),
     ("GET",    "/readyz",                           |app, _| app.readiness.readyz()),
-    ("GET",    "/docs",                             |_, _| pages::docs(ROUTES.iter().map(|(method, path, _)| (*method, *path)))),
+    ("GET",    "/",                                 |_, call| pages::embedded(pages::PAGE, call)),
+    ("GET",    "/page.css",                         |_, call| pages::embedded(pages::STYLE, call)),
+    ("GET",    "/page.js",                          |_, call| pages::embedded(pages::SCRIPT, call)),
+    ("GET",    "/flow.js",                          |_, call| pages::embedded(pages::FLOW, call)),
+    ("GET",    "/api.js",                           |_, call| pages::embedded(pages::CLIENT, call)),
+    ("GET",    "/api.d.ts",                         |_, call| pages::embedded(pages::CLIENT_TYPES, call)),
+    ("GET",    "/openapi.json",                     |_, _| pages::openapi()),
+    ("GET",    "/docs",                             |_, call| pages::docs(ROUTES.iter().map(|(method, path, _)| (*method, *path)), call)),
 ];
 
 /// All that handlers can be given.
@@ -60,6 +68,8 @@ pub struct App {
     pub passwords: PasswordPolicy,
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
+    /// Other origins whose pages may read the answers.
+    pub cors: Cors,
     /// Whether the database answers.
     pub readiness: Readiness,
     /// Whether the missing `TRUSTED_PROXIES` was mentioned.
@@ -84,19 +94,19 @@ impl App {
             response.status_code,
             started.elapsed().as_secs_f64() * 1000.0,
         );
-        finished(response, &request_id.to_string())
+        finished(self.cors.applied(response, request.method(), request.headers()), &request_id.to_string())
     }
 
     /// The answer to what the listener did not take for a request, or could not have answered.
     pub fn refuse(&self, refusal: Refusal, peer: SocketAddr, headers: &[(String, String)]) -> Response {
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let client = Client::new(peer.ip(), headers, self.trusted_proxies, None);
+        let client = Client::new(peer.ip(), headers.clone(), self.trusted_proxies, None);
         let (address, request_id) = (client.address, client.request_id);
         let error = refused(refusal);
         log_cause(&error, &format!("address={address} request_id={request_id}"));
         let response = http::problem(&error, request_id);
         info!("method=- route=- status={} ms=0 request_id={request_id} address={address}", response.status_code);
-        finished(response, &request_id.to_string())
+        finished(self.cors.applied(response, "-", headers), &request_id.to_string())
     }
 
     fn dispatch(&self, request: &Request, client: Client<'_>) -> (&'static str, Result<Response, ApiError>) {
@@ -211,10 +221,12 @@ fn log_cause(failure: &ApiError, trace: &str) {
     }
 }
 
-/// What every answer carries.
-fn finished(response: Response, request_id: &str) -> Response {
+/// What every answer carries. Only what is part of the program says itself how it may be kept.
+fn finished(mut response: Response, request_id: &str) -> Response {
+    if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
+        response = response.with_additional_header("Cache-Control", "no-store");
+    }
     response
         .with_additional_header("X-Request-Id", request_id.to_owned())
-        .with_additional_header("Cache-Control", "no-store")
         .with_additional_header("X-Content-Type-Options", "nosniff")
 }

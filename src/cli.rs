@@ -100,6 +100,7 @@ fn serve(migrates: bool) -> Result<(), Failure> {
         accounts: config.accounts,
         passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
+        cors: config.cors,
         proxy_was_mentioned: AtomicBool::new(false),
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;

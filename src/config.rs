@@ -9,6 +9,8 @@ use std::str::FromStr;
 use log::LevelFilter;
 use postgres::config::{Host, SslMode};
 
+use crate::cors::Cors;
+
 const SECRET_MIN_BYTES: usize = 32;
 const SECRET_MIN_DIFFERENT_BYTES: usize = 10;
 /// What examples and tutorials print in place of a secret, in lower case.
@@ -147,6 +149,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
+    /// Other origins whose pages may read the answers.
+    pub cors: Cors,
     /// The database.
     pub database: Database,
     /// Signs and verifies.
@@ -179,6 +183,7 @@ impl Config {
             listen: optional("LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             max_connections: number("MAX_CONNECTIONS", 512, 1..=100_000)?,
             trusted_proxies: number("TRUSTED_PROXIES", 0, 0..=16)?,
+            cors: optional("CORS_ORIGINS")?.unwrap_or_default(),
             database: database_from_environment()?,
             secret,
             previous_secret,

@@ -18,6 +18,8 @@ pub mod token;
 
 pub mod config;
 
+pub mod cors;
+
 pub mod error;
 pub mod listener;
 pub mod logging;
