@@ -19,5 +19,6 @@ pub mod token;
 pub mod config;
 
 pub mod error;
+pub mod json;
 pub mod listener;
 pub mod logging;

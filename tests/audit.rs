@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the lowest to the highest; rooms on one line never use each other.
 const LAYERS: &[&[&str]] = &[
     &["logging"],
-    &["error", "listener"],
+    &["error", "json", "listener"],
     &["config", "credentials"],
     &["token", "hasher"],
     &["store"],
