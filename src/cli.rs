@@ -19,7 +19,7 @@ use crate::logging;
 use crate::operator;
 use crate::pages::Readiness;
 use crate::store::{Deed, Store, migrate};
-use crate::token::Keys;
+use crate::token::{External, Keys};
 
 const HELP: &str = "\
 latchkey: accounts, bearer tokens and each user's own tasks
@@ -38,8 +38,7 @@ usage:
   latchkey purge                   delete ended sessions and old attempts
   latchkey --help | --version
 
-USER is an e-mail or an id; email:… or id:… where both fit.
-All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
+USER is an e-mail or an id; email:… or id:… where both fit. All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
 ";
 
 /// Why a command ends without success.
@@ -97,6 +96,7 @@ fn serve(migrates: bool) -> Result<(), Failure> {
         hasher: Hasher::start(config.passwords.bcrypt_cost)
             .map_err(|error| failed(format!("hash threads: {error}")))?,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
+        better_auth: config.better_auth.as_ref().map(External::new),
         accounts: config.accounts,
         passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
