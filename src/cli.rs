@@ -38,7 +38,9 @@ usage:
   latchkey purge                   delete ended sessions and old attempts
   latchkey --help | --version
 
-USER is an e-mail or an id; email:… or id:… where both fit. All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
+USER is an e-mail or an id; email:… or id:… where both fit. A user of Better Auth can be shown, deactivated (by id:…
+also before the first task), activated and deleted.
+All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
 ";
 
 /// Why a command ends without success.
@@ -126,9 +128,9 @@ fn user(command: &[&str]) -> Result<(), Failure> {
         ["show", user] => operator::show(&store, user, out),
         ["create", email] => operator::create(&store, &config::password_policy_from_environment()?, email, out),
         ["set-password", user] => operator::set_password(&store, &config::password_policy_from_environment()?, user),
-        ["activate", user] => operator::act(&store, user, Deed::Activate),
-        ["deactivate", user] => operator::act(&store, user, Deed::Deactivate),
-        ["logout", user] => operator::act(&store, user, Deed::Logout),
+        ["activate", user] => operator::switch(&store, user, Deed::Activate),
+        ["deactivate", user] => operator::switch(&store, user, Deed::Deactivate),
+        ["logout", user] => operator::logout(&store, user),
         ["delete", user] => operator::delete(&store, user, false),
         ["delete", user, "--yes"] | ["delete", "--yes", user] => operator::delete(&store, user, true),
         _ => return Err(unknown_arguments()),
