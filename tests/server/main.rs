@@ -11,6 +11,9 @@
 mod accounts;
 mod configuration;
 mod conventions;
+mod external;
+mod external_tokens;
+mod issuer;
 mod operations;
 mod sessions;
 mod support;
