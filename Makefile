@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse lint smoke bench
+.PHONY: help run test test-abuse test-better-auth lint smoke bench
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -16,6 +16,9 @@ test: ## all tests but the abuse ones, on a throw-away PostgreSQL; FILTER=name f
 
 test-abuse: ## the tests that open thousands of connections
 	@ulimit -n "$$(ulimit -Hn)"; exec tests/cluster.sh temp cargo test --locked --test server abuse::
+
+test-better-auth: ## a real Better Auth from npm and the tokens that it issues; needs Node 20
+	@exec tests/cluster.sh temp tests/better-auth/run.sh
 
 lint: ## formatting, compiler and clippy warnings, shell syntax
 	cargo fmt --check

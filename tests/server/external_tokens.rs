@@ -3,71 +3,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use latchkey::config::{BetterAuth, Secret, TokenPolicy};
-use latchkey::token::{self, External, Keys, TokenRefusal};
+use latchkey::config::BetterAuth;
+use latchkey::token::TokenRefusal;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use crate::issuer::{Behaviour, Issuer, SigningKey, base64url, hs256, now, random, signed};
+use crate::issuer::{Issuer, SUBJECT, SigningKey, Verifier, base64url, hs256, now, random, signed, with};
 use crate::support::strong_secret;
 
-const SUBJECT: &str = "Zq3xkJ0Vb8nD5TfWmR7yLcA1sGhE2uPo";
-
-struct Verifier {
-    keys: Keys,
-    external: External,
-}
-
-impl Verifier {
-    fn new(settings: &BetterAuth) -> Self {
-        let policy = TokenPolicy { issuer: "a".into(), audience: "b".into(), access_token_seconds: 900 };
-        let secret: Secret = strong_secret().parse().unwrap();
-        Self { keys: Keys::derive(&secret, None, policy), external: External::new(settings) }
-    }
-
-    /// By the key set of this issuer.
-    fn published(issuer: &Issuer) -> Self {
-        Self::new(&BetterAuth {
-            secret: None,
-            jwks_url: Some(format!("{}/api/auth/jwks", issuer.origin())),
-            issuer: Some(issuer.origin()),
-            audience: Some(issuer.origin()),
-        })
-    }
-
-    /// By a shared secret, without any name.
-    fn shared(secret: &str) -> Self {
-        Self::new(&BetterAuth { secret: Some(secret.parse().unwrap()), jwks_url: None, issuer: None, audience: None })
-    }
-
-    fn verify(&self, token: &str) -> Result<String, TokenRefusal> {
-        let principal = token::verify(token, &self.keys, Some(&self.external))?;
-        assert!(principal.is_external() == principal.session().is_none());
-        Ok(principal.subject().to_owned())
-    }
-
-    #[track_caller]
-    fn takes(&self, what: &str, token: &str) {
-        assert_eq!(self.verify(token), Ok(SUBJECT.to_owned()), "{what}");
-    }
-
-    #[track_caller]
-    fn refuses(&self, what: &str, token: &str, why: TokenRefusal) {
-        assert_eq!(self.verify(token), Err(why), "{what}");
-    }
-}
-
-/// The object with this member set, or without it where the value is `Value::Null` and `name` begins with `-`.
-fn with(object: &Value, name: &str, value: Value) -> Value {
-    let mut object = object.clone();
-    match name.strip_prefix('-') {
-        Some(name) => drop(object.as_object_mut().unwrap().remove(name)),
-        None => object[name] = value,
-    }
-    object
-}
-
-// ---------------------------------------------------------------------------------------------- published keys
+// ---------------------------------------------------------------------------------------------------- published keys
 
 #[test]
 fn a_token_of_each_algorithm_is_taken() {
@@ -157,7 +100,21 @@ fn a_claim_that_breaks_a_rule_is_refused_for_each_algorithm() {
             let claims = with(&issuer.claims(SUBJECT), name, value.clone());
             verifier.refuses(&format!("{} {name} {value}", key.alg), &key.token(&claims), *why);
         }
+        let ended_before_it_began = with(&with(&issuer.claims(SUBJECT), "iat", json!(now())), "exp", json!(now() - 1));
+        verifier.refuses("exp before iat", &key.token(&ended_before_it_began), Lifetime);
     }
+}
+
+#[test]
+fn what_no_published_key_signs_causes_no_fetch() {
+    let key = SigningKey::new("EdDSA", "k");
+    let issuer = Issuer::start(std::slice::from_ref(&key));
+    let verifier = Verifier::published(&issuer);
+    for (name, value) in [("alg", "HS256"), ("alg", "none"), ("alg", "ES512"), ("typ", "at+jwt"), ("jku", "x")] {
+        let header = with(&json!({"alg": "EdDSA", "kid": "k"}), name, json!(value));
+        verifier.refuses(name, &key.token_with(&header, &issuer.claims(SUBJECT)), TokenRefusal::WrongKind);
+    }
+    assert_eq!(issuer.fetches(), 0);
 }
 
 #[test]
@@ -262,103 +219,7 @@ fn a_token_that_is_no_jws_of_one_meaning_is_refused() {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- confusion
-
-#[test]
-fn a_key_never_serves_another_algorithm_than_its_own() {
-    let keys = SigningKey::of_each_kind();
-    let issuer = Issuer::start(&keys);
-    let verifier = Verifier::published(&issuer);
-    let claims = issuer.claims(SUBJECT);
-    for key in &keys {
-        for alg in ["EdDSA", "ES256", "RS256", "PS256", "ES384", "RS384", "RS512", "PS384", "PS512", "HS256", "HS384"] {
-            let header = json!({"alg": alg, "kid": key.kid});
-            for signer in &keys {
-                let is_right = alg == key.alg && signer.kid == key.kid;
-                let taken = verifier.verify(&signer.token_with(&header, &claims)).is_ok();
-                assert_eq!(taken, is_right, "{} as {alg}, signed by {}", key.kid, signer.kid);
-            }
-        }
-    }
-}
-
-#[test]
-fn a_public_key_is_no_hmac_secret_in_any_form() {
-    let keys = SigningKey::of_each_kind();
-    let issuer = Issuer::start(&keys);
-    let secret = strong_secret();
-    let both = Verifier::new(&BetterAuth {
-        secret: Some(secret.parse().unwrap()),
-        jwks_url: Some(format!("{}/api/auth/jwks", issuer.origin())),
-        issuer: Some(issuer.origin()),
-        audience: Some(issuer.origin()),
-    });
-    let only_published = Verifier::published(&issuer);
-    for key in &keys {
-        let (der, jwk) = (key.der(), key.jwk());
-        let lines: Vec<String> = STANDARD
-            .encode(&der)
-            .as_bytes()
-            .chunks(64)
-            .map(|line| String::from_utf8_lossy(line).into_owned())
-            .collect();
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", lines.join("\n"));
-        let member = jwk["x"].as_str().or(jwk["n"].as_str()).unwrap();
-        let forms = [
-            ("PEM", pem.clone().into_bytes()),
-            ("PEM with a line end", format!("{pem}\n").into_bytes()),
-            ("DER", der.clone()),
-            ("base64 of DER", STANDARD.encode(&der).into_bytes()),
-            ("JWK", jwk.to_string().into_bytes()),
-            ("key set", json!({"keys": [jwk]}).to_string().into_bytes()),
-            ("raw", key.raw()),
-            ("the JWK's own text", member.as_bytes().to_vec()),
-            ("nothing", Vec::new()),
-        ];
-        for (form, bytes) in forms {
-            for header in [
-                json!({"alg": "HS256", "kid": key.kid}),
-                json!({"alg": "HS256"}),
-                json!({"alg": key.alg, "kid": key.kid}),
-                json!({"alg": "HS256", "typ": "JWT", "kid": key.kid}),
-            ] {
-                let claims = issuer.claims(SUBJECT).to_string();
-                let token = signed(&header.to_string(), &claims, hs256(&bytes));
-                assert!(both.verify(&token).is_err(), "{} as {form} under {header}", key.alg);
-                assert!(only_published.verify(&token).is_err(), "{} as {form} under {header}", key.alg);
-            }
-        }
-    }
-}
-
-#[test]
-fn none_is_no_algorithm_in_any_spelling() {
-    let key = SigningKey::new("RS256", "k");
-    let issuer = Issuer::start(std::slice::from_ref(&key));
-    let secret = strong_secret();
-    let (published, shared) = (Verifier::published(&issuer), Verifier::shared(&secret));
-    let claims = issuer.claims(SUBJECT);
-    let bare = json!({"sub": SUBJECT, "exp": now() + 60}).to_string();
-    for alg in ["none", "None", "NONE", "nOnE", "none ", " none", "", "null", "HS", "HS1", "hs256", "Hs256", "HS256 "] {
-        for header in
-            [json!({"alg": alg}), json!({"alg": alg, "kid": "k"}), json!({"alg": alg, "typ": "JWT", "kid": "k"})]
-        {
-            let header = header.to_string();
-            for claims in [claims.to_string(), bare.clone()] {
-                for token in [
-                    signed(&header, &claims, |_| Vec::new()),
-                    signed(&header, &claims, |message| key.sign(message)),
-                    signed(&header, &claims, hs256(secret.as_bytes())),
-                    signed(&header, &claims, hs256(b"")),
-                ] {
-                    assert!(published.verify(&token).is_err() && shared.verify(&token).is_err(), "{header} {token}");
-                }
-            }
-        }
-    }
-}
-
-// -------------------------------------------------------------------------------------------- the shared secret
+// ------------------------------------------------------------------------------------------------- the shared secret
 
 #[test]
 fn a_token_signed_with_the_shared_secret_is_taken() {
@@ -444,155 +305,4 @@ fn names_that_are_configured_hold_for_the_shared_secret_where_they_are_claimed()
     for (name, value) in [("iss", json!(audience)), ("aud", json!(issuer)), ("aud", json!([])), ("iss", Value::Null)] {
         verifier.refuses(name, &token(&with(&claims, name, value)), TokenRefusal::WrongIssuer);
     }
-}
-
-// --------------------------------------------------------------------------------------------------- decisions
-
-#[test]
-fn each_key_decides_its_own_rules_where_all_are_configured() {
-    let key = SigningKey::new("ES256", "k");
-    let issuer = Issuer::start(std::slice::from_ref(&key));
-    let secret = strong_secret();
-    let settings = BetterAuth {
-        secret: Some(secret.parse().unwrap()),
-        jwks_url: Some(issuer.origin()),
-        issuer: Some(issuer.origin()),
-        audience: Some(issuer.origin()),
-    };
-    let verifier = Verifier::new(&settings);
-    let local = verifier.keys.issue_access(SUBJECT, Uuid::now_v7()).unwrap();
-    let local = token::verify(local.expose(), &verifier.keys, Some(&verifier.external)).unwrap();
-    assert!(!local.is_external() && local.session().is_some());
-    verifier.takes("published", &key.token(&issuer.claims(SUBJECT)));
-    let claims = json!({"sub": SUBJECT, "exp": now() + 60}).to_string();
-    verifier.takes("shared", &signed(r#"{"alg":"HS256"}"#, &claims, hs256(secret.as_bytes())));
-    let without_kid = key.token_with(&json!({"alg": "ES256"}), &issuer.claims(SUBJECT));
-    verifier.refuses("published without kid", &without_kid, TokenRefusal::WrongKind);
-    let bare = key.token(&json!({"sub": SUBJECT, "exp": now() + 60}));
-    verifier.refuses("published without names", &bare, TokenRefusal::WrongIssuer);
-}
-
-#[test]
-fn a_local_token_is_judged_by_local_rules_alone() {
-    let secret = strong_secret();
-    let verifier = Verifier::shared(&secret);
-    let local = verifier.keys.issue_access(SUBJECT, Uuid::now_v7()).unwrap();
-    let mut parts = local.expose().split('.');
-    let decode = |part: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
-    let (header, claims) = (decode(parts.next().unwrap()), decode(parts.next().unwrap()));
-    let (header, claims): (Value, String) =
-        (serde_json::from_slice(&header).unwrap(), String::from_utf8(claims).unwrap());
-    let forged = signed(&header.to_string(), &claims, hs256(secret.as_bytes()));
-    verifier.refuses("our key id, their secret", &forged, TokenRefusal::BadSignature);
-    let forged = signed(&with(&header, "-kid", Value::Null).to_string(), &claims, hs256(secret.as_bytes()));
-    verifier.refuses("our claims and type, their secret", &forged, TokenRefusal::WrongKind);
-    let untyped = signed(r#"{"alg":"HS256"}"#, &claims, hs256(secret.as_bytes()));
-    verifier.refuses("our claims, their secret", &untyped, TokenRefusal::WrongIssuer);
-}
-
-// --------------------------------------------------------------------------------------------- published sets
-
-#[test]
-fn of_a_published_set_only_whole_and_fitting_keys_are_taken() {
-    let keys = SigningKey::of_each_kind();
-    let issuer = Issuer::doing(Behaviour::Status(500));
-    let claims = issuer.claims(SUBJECT);
-    let [eddsa, es256, rs256, _] = &keys[..] else { panic!("four keys") };
-    let long = base64url([0xff; 1025]);
-    for (what, key, name, value, is_taken) in [
-        ("untouched", eddsa, "-nothing", Value::Null, true),
-        ("without alg", eddsa, "-alg", Value::Null, true),
-        ("without alg", es256, "-alg", Value::Null, true),
-        ("for signatures", eddsa, "use", json!("sig"), true),
-        ("for verification", eddsa, "key_ops", json!(["verify"]), true),
-        ("a member of the future", eddsa, "ext", json!(true), true),
-        ("without alg", rs256, "-alg", Value::Null, false),
-        ("for encryption", eddsa, "use", json!("enc"), false),
-        ("use of another type", eddsa, "use", json!(["sig"]), false),
-        ("for wrapping", eddsa, "key_ops", json!(["wrapKey"]), false),
-        ("for nothing", eddsa, "key_ops", json!([]), false),
-        ("another algorithm", eddsa, "alg", json!("ES256"), false),
-        ("another algorithm", es256, "alg", json!("EdDSA"), false),
-        ("another algorithm", rs256, "alg", json!("HS256"), false),
-        ("alg of another type", eddsa, "alg", json!(1), false),
-        ("another curve", eddsa, "crv", json!("Ed448"), false),
-        ("another curve", es256, "crv", json!("P-384"), false),
-        ("no curve", es256, "-crv", Value::Null, false),
-        ("another kind", eddsa, "kty", json!("EC"), false),
-        ("another kind", es256, "kty", json!("OKP"), false),
-        ("a kind of the future", eddsa, "kty", json!("AKP"), false),
-        ("a private key", eddsa, "d", json!("AAAA"), false),
-        ("a symmetric key", eddsa, "k", json!("AAAA"), false),
-        ("a short point", eddsa, "x", json!(base64url([1; 31])), false),
-        ("a point in base64", eddsa, "x", json!(format!("{}=", eddsa.jwk()["x"].as_str().unwrap())), false),
-        ("half a point", es256, "-y", Value::Null, false),
-        ("1024 bits", rs256, "n", json!(base64url([0xff; 128])), false),
-        ("2047 bits", rs256, "n", json!(base64url([0x7f; 256])), false),
-        ("too many bits", rs256, "n", json!(long), false),
-        ("exponent 1", rs256, "e", json!("AQ"), false),
-        ("exponent 3", rs256, "e", json!("Aw"), false),
-        ("no name", eddsa, "-kid", Value::Null, false),
-        ("an empty name", eddsa, "kid", json!(""), false),
-    ] {
-        let entry = with(&key.jwk(), name, value);
-        let other = json!({"kty": "oct", "k": "AAAA", "kid": "other"});
-        issuer.set(Behaviour::Publish(json!({"keys": [other, entry, 7]}).to_string()));
-        let taken = Verifier::published(&issuer).verify(&key.token(&claims));
-        let expected = if is_taken { Ok(SUBJECT.to_owned()) } else { Err(TokenRefusal::UnknownKey) };
-        assert_eq!(taken, expected, "{what}: {entry}");
-    }
-}
-
-#[test]
-fn two_keys_of_one_name_are_none_and_the_others_stay() {
-    let [one, two, three] =
-        [("EdDSA", "a"), ("EdDSA", "a"), ("ES256", "b")].map(|(alg, kid)| SigningKey::new(alg, kid));
-    let issuer = Issuer::doing(Behaviour::Status(500));
-    let claims = issuer.claims(SUBJECT);
-    let tokens = [&one, &two, &three].map(|key| key.token(&claims));
-    issuer.publish(&[one, two, three]);
-    let verifier = Verifier::published(&issuer);
-    verifier.refuses("the first", &tokens[0], TokenRefusal::UnknownKey);
-    verifier.refuses("the second", &tokens[1], TokenRefusal::UnknownKey);
-    verifier.takes("another one", &tokens[2]);
-}
-
-#[test]
-fn what_is_no_key_set_is_as_good_as_no_answer() {
-    let key = SigningKey::new("EdDSA", "k");
-    let issuer = Issuer::doing(Behaviour::Status(500));
-    let token = key.token(&issuer.claims(SUBJECT));
-    let entry = key.jwk();
-    for body in [
-        String::new(),
-        "<!doctype html>".into(),
-        "{}".into(),
-        "[]".into(),
-        json!({"keys": entry}).to_string(),
-        json!([entry]).to_string(),
-        format!("{{\"keys\":[{entry}],\"keys\":[]}}"),
-        format!("{{\"keys\":[{}]}}", entry.to_string().replacen('{', "{\"kid\":\"k\",", 1)),
-        format!("{{\"keys\":[{entry}]}} x"),
-    ] {
-        issuer.set(Behaviour::Publish(body.clone()));
-        let refused = Verifier::published(&issuer).verify(&token);
-        assert!(matches!(refused, Err(TokenRefusal::NoKeys { .. })), "{body}: {refused:?}");
-    }
-}
-
-#[test]
-fn the_check_says_what_was_found_and_fails_without_a_key() {
-    let keys = SigningKey::of_each_kind();
-    let issuer = Issuer::start(&keys);
-    let found = Verifier::published(&issuer).external.check().unwrap();
-    assert_eq!(found.len(), 4);
-    assert!(
-        keys.iter().all(|key| found.iter().any(|line| line.contains(key.alg) && line.contains(&key.kid))),
-        "{found:?}"
-    );
-    issuer.set(Behaviour::Publish(json!({"keys": [{"kty": "oct", "kid": "k", "k": "AA"}]}).to_string()));
-    assert!(Verifier::published(&issuer).external.check().unwrap_err().contains("not_public"));
-    issuer.set(Behaviour::Status(404));
-    assert!(Verifier::published(&issuer).external.check().unwrap_err().contains("404"));
-    assert_eq!(Verifier::shared(&strong_secret()).external.check(), Ok(Vec::new()));
 }

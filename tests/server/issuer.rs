@@ -15,7 +15,14 @@ use aws_lc_rs::signature::{self, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use latchkey::config::{BetterAuth, Secret, TokenPolicy};
+use latchkey::token::{self, External, Keys, TokenRefusal};
 use serde_json::{Value, json};
+
+use crate::support::strong_secret;
+
+/// The id of a user, as Better Auth makes them.
+pub const SUBJECT: &str = "Zq3xkJ0Vb8nD5TfWmR7yLcA1sGhE2uPo";
 
 /// Seconds since 1970.
 pub fn now() -> i64 {
@@ -267,4 +274,59 @@ impl State {
             }
         };
     }
+}
+
+/// The library's verification, with keys of its own and these of a Better Auth.
+pub struct Verifier {
+    pub keys: Keys,
+    pub external: External,
+}
+
+impl Verifier {
+    pub fn new(settings: &BetterAuth) -> Self {
+        let policy = TokenPolicy { issuer: "a".into(), audience: "b".into(), access_token_seconds: 900 };
+        let secret: Secret = strong_secret().parse().unwrap();
+        Self { keys: Keys::derive(&secret, None, policy), external: External::new(settings) }
+    }
+
+    /// By the key set of this issuer.
+    pub fn published(issuer: &Issuer) -> Self {
+        Self::new(&BetterAuth {
+            secret: None,
+            jwks_url: Some(format!("{}/api/auth/jwks", issuer.origin())),
+            issuer: Some(issuer.origin()),
+            audience: Some(issuer.origin()),
+        })
+    }
+
+    /// By a shared secret, without any name.
+    pub fn shared(secret: &str) -> Self {
+        Self::new(&BetterAuth { secret: Some(secret.parse().unwrap()), jwks_url: None, issuer: None, audience: None })
+    }
+
+    pub fn verify(&self, token: &str) -> Result<String, TokenRefusal> {
+        let principal = token::verify(token, &self.keys, Some(&self.external))?;
+        assert!(principal.is_external() == principal.session().is_none());
+        Ok(principal.subject().to_owned())
+    }
+
+    #[track_caller]
+    pub fn takes(&self, what: &str, token: &str) {
+        assert_eq!(self.verify(token), Ok(SUBJECT.to_owned()), "{what}");
+    }
+
+    #[track_caller]
+    pub fn refuses(&self, what: &str, token: &str, why: TokenRefusal) {
+        assert_eq!(self.verify(token), Err(why), "{what}");
+    }
+}
+
+/// The object with this member set, or without it where the value is `Value::Null` and `name` begins with `-`.
+pub fn with(object: &Value, name: &str, value: Value) -> Value {
+    let mut object = object.clone();
+    match name.strip_prefix('-') {
+        Some(name) => drop(object.as_object_mut().unwrap().remove(name)),
+        None => object[name] = value,
+    }
+    object
 }
