@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse test-web test-contract lint smoke bench
+.PHONY: help run test test-abuse test-web test-contract test-better-auth lint smoke bench
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -22,6 +22,9 @@ test-web: ## the JavaScript client in Node and the page in Chromium, against a s
 
 test-contract: ## openapi.json: valid for redocly and spectral, and true for schemathesis on a server of its own
 	@exec tests/cluster.sh temp tests/contract/run.sh
+
+test-better-auth: ## a real Better Auth from npm and the tokens that it issues; needs Node 20
+	@exec tests/cluster.sh temp tests/better-auth/run.sh
 
 lint: ## formatting, compiler and clippy warnings, shell syntax
 	cargo fmt --check

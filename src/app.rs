@@ -19,7 +19,7 @@ use crate::logging::quoted;
 use crate::pages::{self, Readiness};
 use crate::store::Store;
 use crate::tasks;
-use crate::token::{Keys, Principal};
+use crate::token::{self, External, Keys, Principal, TokenRefusal};
 
 type Handler = fn(&App, &Call<'_>) -> Result<Response, ApiError>;
 
@@ -30,11 +30,11 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("POST",   "/auth/register",                    |app, call| auth::register(&app.desk(), call)),
     ("POST",   "/auth/login",                       |app, call| auth::login(&app.desk(), call)),
     ("POST",   "/auth/refresh",                     |app, call| auth::refresh(&app.store, &app.keys, call)),
-    ("POST",   "/auth/logout",                      |app, call| auth::logout(&app.store, &app.caller(call)?, &call.client)),
-    ("POST",   "/auth/logout-all",                  |app, call| auth::logout_all(&app.store, &app.caller(call)?, &call.client)),
+    ("POST",   "/auth/logout",                      |app, call| auth::logout(&app.store, &app.holder(call)?, &call.client)),
+    ("POST",   "/auth/logout-all",                  |app, call| auth::logout_all(&app.store, &app.holder(call)?, &call.client)),
     ("GET",    "/auth/me",                          |app, call| auth::me(&app.store, &app.caller(call)?)),
-    ("PUT",    "/auth/password",                    |app, call| auth::change_password(&app.desk(), &app.caller(call)?, call)),
-    ("POST",   "/auth/delete",                      |app, call| auth::delete(&app.desk(), &app.caller(call)?, call)),
+    ("PUT",    "/auth/password",                    |app, call| auth::change_password(&app.desk(), &app.holder(call)?, call)),
+    ("POST",   "/auth/delete",                      |app, call| auth::delete(&app.desk(), &app.holder(call)?, call)),
     ("GET",    "/api/{user_id}/tasks",              |app, call| tasks::list(&app.store, &app.owner(call)?, call)),
     ("POST",   "/api/{user_id}/tasks",              |app, call| tasks::create(&app.store, &app.owner(call)?, call)),
     ("GET",    "/api/{user_id}/tasks/{id}",         |app, call| tasks::read(&app.store, &app.owner(call)?, call)),
@@ -62,6 +62,8 @@ pub struct App {
     pub hasher: Hasher,
     /// The keys.
     pub keys: Keys,
+    /// The keys of Better Auth, where its tokens are taken.
+    pub better_auth: Option<External>,
     /// The rules for accounts.
     pub accounts: AccountPolicy,
     /// The rules for passwords.
@@ -131,7 +133,19 @@ impl App {
     /// Who the bearer token speaks for.
     fn caller(&self, call: &Call<'_>) -> Result<Principal, ApiError> {
         let token = http::bearer(call.request)?;
-        self.keys.verify(token).map_err(|reason| Problem::InvalidToken.because(reason.to_string()))
+        token::verify(token, &self.keys, self.better_auth.as_ref()).map_err(|refusal| match refusal {
+            TokenRefusal::NoKeys { retry_after_seconds } => Problem::IssuerUnavailable.retry_after(retry_after_seconds),
+            reason => Problem::InvalidToken.because(reason.to_string()),
+        })
+    }
+
+    /// The caller, where the account is one that this server manages; decided before the database is asked.
+    fn holder(&self, call: &Call<'_>) -> Result<Principal, ApiError> {
+        let caller = self.caller(call)?;
+        match caller.is_external() {
+            true => Err(Problem::AccountManagedElsewhere.into()),
+            false => Ok(caller),
+        }
     }
 
     /// The caller, where the path names the caller's own id or `me`; compared before the database is asked.

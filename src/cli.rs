@@ -19,7 +19,7 @@ use crate::logging;
 use crate::operator;
 use crate::pages::Readiness;
 use crate::store::{Deed, Store, migrate};
-use crate::token::Keys;
+use crate::token::{External, Keys};
 
 const HELP: &str = "\
 latchkey: accounts, bearer tokens and each user's own tasks
@@ -38,7 +38,8 @@ usage:
   latchkey purge                   delete ended sessions and old attempts
   latchkey --help | --version
 
-USER is an e-mail or an id; email:… or id:… where both fit.
+USER is an e-mail or an id; email:… or id:… where both fit. A user of Better Auth can be shown, deactivated (by id:…
+also before the first task), activated and deleted.
 All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
 ";
 
@@ -97,6 +98,7 @@ fn serve(migrates: bool) -> Result<(), Failure> {
         hasher: Hasher::start(config.passwords.bcrypt_cost)
             .map_err(|error| failed(format!("hash threads: {error}")))?,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
+        better_auth: config.better_auth.as_ref().map(External::new),
         accounts: config.accounts,
         passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
@@ -127,9 +129,9 @@ fn user(command: &[&str]) -> Result<(), Failure> {
         ["show", user] => operator::show(&store, user, out),
         ["create", email] => operator::create(&store, &config::password_policy_from_environment()?, email, out),
         ["set-password", user] => operator::set_password(&store, &config::password_policy_from_environment()?, user),
-        ["activate", user] => operator::act(&store, user, Deed::Activate),
-        ["deactivate", user] => operator::act(&store, user, Deed::Deactivate),
-        ["logout", user] => operator::act(&store, user, Deed::Logout),
+        ["activate", user] => operator::switch(&store, user, Deed::Activate),
+        ["deactivate", user] => operator::switch(&store, user, Deed::Deactivate),
+        ["logout", user] => operator::logout(&store, user),
         ["delete", user] => operator::delete(&store, user, false),
         ["delete", user, "--yes"] | ["delete", "--yes", user] => operator::delete(&store, user, true),
         _ => return Err(unknown_arguments()),

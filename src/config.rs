@@ -2,6 +2,8 @@
 //!
 //! Source: OWASP ASVS 5.0 V13.1 (configuration), V13.3 (secrets).
 
+mod better_auth;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -10,6 +12,7 @@ use log::LevelFilter;
 use postgres::config::{Host, SslMode};
 
 use crate::cors::Cors;
+pub use better_auth::BetterAuth;
 
 const SECRET_MIN_BYTES: usize = 32;
 const SECRET_MIN_DIFFERENT_BYTES: usize = 10;
@@ -159,6 +162,8 @@ pub struct Config {
     pub previous_secret: Option<Secret>,
     /// Access tokens.
     pub tokens: TokenPolicy,
+    /// Tokens of Better Auth.
+    pub better_auth: Option<BetterAuth>,
     /// Accounts.
     pub accounts: AccountPolicy,
     /// Passwords.
@@ -178,6 +183,8 @@ impl Config {
         if previous_secret.as_ref() == Some(&secret) {
             return Err(refused("JWT_SECRET_PREVIOUS", "must differ from JWT_SECRET"));
         }
+        let ours: Vec<&Secret> = [Some(&secret), previous_secret.as_ref()].into_iter().flatten().collect();
+        let better_auth = BetterAuth::from_environment(&ours)?;
         let is_test = is_test()?;
         let config = Config {
             listen: optional("LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -192,6 +199,7 @@ impl Config {
                 audience: text("TOKEN_AUDIENCE", "latchkey")?,
                 access_token_seconds: number("ACCESS_TOKEN_SECONDS", 900, 60..=3600)?,
             },
+            better_auth,
             accounts: AccountPolicy {
                 registration_is_open: registration_is_open()?,
                 login_failure_limit: number("LOGIN_FAILURE_LIMIT", 10, 0..=1_000_000)?,

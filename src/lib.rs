@@ -21,5 +21,6 @@ pub mod config;
 pub mod cors;
 
 pub mod error;
+pub mod json;
 pub mod listener;
 pub mod logging;

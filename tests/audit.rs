@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the lowest to the highest; rooms on one line never use each other.
 const LAYERS: &[&[&str]] = &[
     &["logging"],
-    &["error", "listener", "cors"],
+    &["error", "json", "listener", "cors"],
     &["config", "credentials"],
     &["token", "hasher"],
     &["store"],
@@ -23,8 +23,8 @@ const LAYERS: &[&[&str]] = &[
 const FILE_MAX_LINES: usize = 400;
 const FUNCTION_MAX_LINES: usize = 40;
 const LISTENER_MAX_LINES: usize = 600;
-const AUTH_PATH_MAX_LINES: usize = 1700;
-const ALL_MAX_LINES: usize = 3300;
+const AUTH_PATH_MAX_LINES: usize = 2100;
+const ALL_MAX_LINES: usize = 4100;
 const AUTH_PATH: &[&str] = &[
     "error.rs",
     "credentials.rs",
@@ -106,8 +106,10 @@ fn the_file_map_names_every_file_once() {
 #[test]
 fn the_configuration_table_names_every_variable() {
     let is_variable = |text: &str| text.len() > 5 && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
-    let read_here: BTreeSet<String> = code("src/config.rs")
+    let config: Vec<String> = std::iter::once("src/config.rs".to_owned()).chain(files("src/config", "rs")).collect();
+    let read_here: BTreeSet<String> = config
         .iter()
+        .flat_map(|path| code(path))
         .flat_map(|line| line.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
         .filter(|text| is_variable(text))
         .collect();
@@ -165,7 +167,7 @@ fn every_statement_on_tasks_starts_from_the_caller_rule_and_is_bound_to_the_owne
     let statements: Vec<&str> = source.split("self.query").skip(1).filter_map(|call| call.split('"').nth(1)).collect();
     assert_eq!(statements.len(), 6, "list, create, read, update, toggle, delete");
     for sql in statements {
-        assert!(sql.contains("local_caller($1, $2)"), "who calls?\n{sql}");
+        assert!(sql.contains(" caller($1, $2)"), "who calls?\n{sql}");
         let is_bound = sql.contains("user_id = c.id") || sql.contains("select $3, c.id, $4, $5 from");
         assert!(is_bound, "whose tasks?\n{sql}");
     }

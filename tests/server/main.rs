@@ -11,6 +11,11 @@
 mod accounts;
 mod configuration;
 mod conventions;
+mod external;
+mod external_issuer;
+mod external_keys;
+mod external_tokens;
+mod issuer;
 mod operations;
 mod sessions;
 mod support;
