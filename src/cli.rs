@@ -12,7 +12,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::app::App;
-use crate::config::{self, Config, Database, Refused};
+use crate::config::{self, Config, Refused};
+use crate::database::Database;
 use crate::hasher::Hasher;
 use crate::listener::{Listener, Settings, Stopper};
 use crate::logging;

@@ -18,6 +18,7 @@ pub mod token;
 
 pub mod config;
 
+pub mod database;
 pub mod error;
 pub mod listener;
 pub mod logging;

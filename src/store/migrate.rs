@@ -6,9 +6,10 @@ use std::fmt;
 use aws_lc_rs::digest;
 use postgres::error::SqlState;
 use postgres::types::Type;
-use postgres::{Client, GenericClient, NoTls};
+use postgres::{Client, GenericClient};
 
-use crate::config::Database;
+use super::connection::connect;
+use crate::database::Database;
 use crate::error::chain;
 
 /// Name and text, in the order in which they are applied.
@@ -30,6 +31,8 @@ pub enum Failure {
     Newer(String),
     /// Migrations are pending and this role may not apply them.
     NotAllowed,
+    /// The whole chain of causes, without the connection string.
+    NoConnection(String),
     /// The database's own words, without the connection string.
     Database(String),
 }
@@ -42,6 +45,7 @@ impl fmt::Display for Failure {
             Failure::NotAllowed => {
                 write!(f, "migrations are pending and this role may not apply them: run latchkey migrate")
             }
+            Failure::NoConnection(cause) => write!(f, "no connection to the database: {cause}"),
             Failure::Database(cause) => write!(f, "the database refused: {cause}"),
         }
     }
@@ -61,7 +65,7 @@ impl From<postgres::Error> for Failure {
 /// # Errors
 /// See [`Failure`]; nothing is applied then.
 pub fn apply_pending(database: &Database) -> Result<Vec<&'static str>, Failure> {
-    let mut client = database.driver.connect(NoTls)?;
+    let mut client = connect(database).map_err(Failure::NoConnection)?;
     if pending(&mut client)?.is_empty() {
         return Ok(Vec::new());
     }

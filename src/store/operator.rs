@@ -43,7 +43,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn list_users(&self, after: &str) -> Result<Vec<Listed>, ApiError> {
-        let rows = self.query(
+        let rows = self.repeatable(
             "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
                  (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
                  (select count(*) from tasks as t where t.user_id = u.id) as tasks
@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn find_users(&self, id: Option<&str>, email: Option<&str>) -> Result<Vec<Listed>, ApiError> {
-        let rows = self.query(
+        let rows = self.repeatable(
             "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
                  (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
                  (select count(*) from tasks as t where t.user_id = u.id) as tasks
@@ -87,7 +87,7 @@ impl Store {
             Deed::Logout => "update users set session_epoch = session_epoch + 1 where id = $1 returning id",
             Deed::Delete => "delete from users where id = $1 returning id",
         };
-        Ok(self.query_opt(sql, &[(&id, Type::TEXT)])?.is_some())
+        Ok(self.once(sql, &[(&id, Type::TEXT)])?.is_some())
     }
 
     /// Sets the hash of a new password and ends all sessions; false if there is no such user.
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn set_password(&self, id: &str, password_hash: &str) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "update users set password_hash = $2, session_epoch = session_epoch + 1 where id = $1 returning id",
             &[(&id, Type::TEXT), (&password_hash, Type::TEXT)],
         )?;
@@ -107,7 +107,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn purge(&self) -> Result<(i64, i64), ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with over as (
                  delete from sessions as s using users as u
                  where u.id = s.user_id and not session_lives(s, u)

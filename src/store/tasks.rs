@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn list_tasks(&self, principal: &Principal, page: &Page) -> Result<Vec<Task>, ApiError> {
-        let rows = self.query(
+        let rows = self.repeatable(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from local_caller($1, $2) as c
@@ -91,7 +91,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn create_task(&self, principal: &Principal, new: &NewTask) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "insert into tasks (id, user_id, title, description)
              select $3, c.id, $4, $5 from local_caller($1, $2) as c
              on conflict (id) do update set id = excluded.id where tasks.user_id = excluded.user_id
@@ -113,7 +113,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; [`Problem::TaskNotFound`]; database failures.
     pub fn task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from local_caller($1, $2) as c
@@ -128,7 +128,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn update_task(&self, principal: &Principal, id: Uuid, changes: &Changes) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "with c as (
                  select id from local_caller($1, $2)
              ), t as (
@@ -162,7 +162,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn toggle_task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with c as (
                  select id from local_caller($1, $2)
              ), t as (
@@ -184,7 +184,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn delete_task(&self, principal: &Principal, id: Uuid) -> Result<(), ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with c as (
                  select id from local_caller($1, $2)
              ), t as (
