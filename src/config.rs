@@ -202,15 +202,18 @@ pub fn database_from_environment() -> Result<Database, Refused> {
     database("DATABASE_URL", &required::<String>("DATABASE_URL")?)
 }
 
-/// The database that `migrate` changes: `MIGRATE_DATABASE_URL` where it is set.
+/// The database that `migrate` changes, `MIGRATE_DATABASE_URL` where it is set; and the role that will serve, where
+/// `DATABASE_URL` names another one.
 ///
 /// # Errors
 /// As [`database_from_environment`].
-pub fn migration_database_from_environment() -> Result<Database, Refused> {
-    match optional::<String>("MIGRATE_DATABASE_URL")? {
-        Some(url) => database("MIGRATE_DATABASE_URL", &url),
-        None => database_from_environment(),
-    }
+pub fn migration_database_from_environment() -> Result<(Database, Option<String>), Refused> {
+    let Some(url) = optional::<String>("MIGRATE_DATABASE_URL")? else {
+        return Ok((database_from_environment()?, None));
+    };
+    let server = optional::<String>("DATABASE_URL")?.map(|url| database("DATABASE_URL", &url)).transpose()?;
+    let server_role = server.and_then(|server| server.driver.get_user().map(str::to_owned));
+    Ok((database("MIGRATE_DATABASE_URL", &url)?, server_role))
 }
 
 /// The rules for passwords that `serve` and the commands use.

@@ -1,6 +1,7 @@
 //! latchkey, in reading order: from the start of the program down to the bytes. A module uses only those below it.
 
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod operator;
 

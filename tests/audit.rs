@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["http"],
     &["auth", "tasks", "pages"],
-    &["app", "operator"],
+    &["app", "operator", "check"],
     &["cli"],
     &["main", "lib"],
 ];

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod connection;
+pub mod inspect;
 pub mod migrate;
 mod operator;
 mod pool;
