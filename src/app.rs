@@ -1,6 +1,7 @@
 //! The route table, and what every request passes: an id, a caller, an answer, a line in the log.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -41,14 +42,14 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("DELETE", "/api/{user_id}/tasks/{id}",         |app, call| tasks::delete(&app.store, &app.owner(call)?, call)),
     ("PATCH",  "/api/{user_id}/tasks/{id}/complete", |app, call| tasks::complete(&app.store, &app.owner(call)?, call)),
     ("GET",    "/healthz",                          |_, _| pages::healthz()),
-    ("GET",    "/readyz",                           |app, _| app.readiness.readyz(&app.store)),
+    ("GET",    "/readyz",                           |app, _| app.readiness.readyz()),
     ("GET",    "/docs",                             |_, _| pages::docs(ROUTES.iter().map(|(method, path, _)| (*method, *path)))),
 ];
 
 /// All that handlers can be given.
 pub struct App {
     /// The tables.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// The hash threads.
     pub hasher: Hasher,
     /// The keys.
@@ -59,7 +60,7 @@ pub struct App {
     pub passwords: PasswordPolicy,
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
-    /// The last probe of the database.
+    /// Whether the database answers.
     pub readiness: Readiness,
     /// Whether the missing `TRUSTED_PROXIES` was mentioned.
     pub proxy_was_mentioned: AtomicBool,

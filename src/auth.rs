@@ -50,11 +50,11 @@ pub fn register(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> 
     }
     let mut body = Body::read(call.request)?;
     let email = body.text("email", |text| Email::parse(&text));
-    let known_word = email.as_ref().map_or("", Email::as_str);
-    let password = body.text("password", |text| Password::chosen(text, desk.passwords.min_length, known_word));
+    let password = body.text("password", |text| Password::chosen(text, desk.passwords.min_length));
     let (email, password) = body.done(email.zip(password))?;
 
     let place = desk.hasher.place(call.client.network())?;
+    refuse_weak(&place, "password", &password, email.as_str(), &call.client)?;
     let address = call.client.network().to_string();
     let seconds = desk.store.reserve_registration(Uuid::now_v7(), &address, desk.policy.address_limit)?;
     if seconds > 0 {
@@ -157,15 +157,12 @@ pub fn me(store: &Store, caller: &Principal) -> Result<Response, ApiError> {
 pub fn change_password(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(call.request)?;
     let current = body.text("current_password", Password::presented);
-    let min_length = desk.passwords.min_length;
-    let new = body.text("new_password", |text| Password::chosen(text, min_length, ""));
+    let new = body.text("new_password", |text| Password::chosen(text, desk.passwords.min_length));
     let (current, new) = body.done(current.zip(new))?;
 
     let place = desk.hasher.place(call.client.network())?;
     let email = desk.caller_email(caller)?;
-    // Once more, now that the database has told the e-mail, which must not be the password.
-    let new = Password::chosen(new.expose().to_owned(), min_length, &email)
-        .map_err(|rule| ApiError::field("new_password", rule))?;
+    refuse_weak(&place, "new_password", &new, &email, &call.client)?;
     let (attempt, verified_hash) = desk.check_again("password_change", &place, current, &email, &call.client)?;
     let new_hash = place.hash(new, &|| call.client.is_gone())?;
 
@@ -244,6 +241,20 @@ impl Desk<'_> {
             return Err(Problem::WrongPassword.into());
         }
         Ok((attempt, account.password_hash))
+    }
+}
+
+/// The last rule for a password: its cost is the client's to choose, so that it waits in the queue like a hash.
+fn refuse_weak(
+    place: &Place<'_>,
+    field: &str,
+    password: &Password,
+    email: &str,
+    client: &Client<'_>,
+) -> Result<(), ApiError> {
+    match place.weakness(password, email, &|| client.is_gone())? {
+        Some(weakness) => Err(ApiError::field(field, weakness)),
+        None => Ok(()),
     }
 }
 

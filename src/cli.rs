@@ -95,15 +95,16 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     }
     stop_on_signal(listener.stopper())?;
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
+    let store = Arc::new(Store::new(&config.database));
     let app = Arc::new(App {
-        store: Store::new(&config.database),
+        readiness: Readiness::new(store.clone()),
+        store,
         hasher: Hasher::start(config.passwords.bcrypt_cost)
             .map_err(|error| failed(format!("hash threads: {error}")))?,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
         accounts: config.accounts,
         passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
-        readiness: Readiness::default(),
         proxy_was_mentioned: AtomicBool::new(false),
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;

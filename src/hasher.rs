@@ -1,4 +1,5 @@
-//! bcrypt on threads of its own, at low priority, behind a short queue: a login flood must not slow anything else.
+//! What is made to cost time, on threads of its own, at low priority, behind a short queue: bcrypt, and the estimate of
+//! how easily a password is guessed. A login flood must not slow anything else.
 //!
 //! Holds no database connection and knows no user. A place in the queue is taken before an attempt is counted, so that
 //! "busy" costs nobody an attempt.
@@ -111,13 +112,28 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Why the password is easy to guess, by [`Password::weakness`], whose cost a hostile client can choose.
+    ///
+    /// # Errors
+    /// [`Problem::HashingBusy`] where the client left before its turn came.
+    pub fn weakness(
+        &self,
+        password: &Password,
+        email: &str,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<Option<&'static str>, ApiError> {
+        let (password, email) = (password.clone(), email.to_owned());
+        self.run(move || password.weakness(&email), is_gone)
+    }
+
     /// The bcrypt hash of the password. Waits for its turn, then takes one hash (about 230 ms at cost 12).
     ///
     /// # Errors
     /// [`Problem::HashingBusy`] where the client left before its turn came.
     pub fn hash(&self, password: Password, is_gone: &dyn Fn() -> bool) -> Result<String, ApiError> {
         let cost = self.hasher.cost;
-        self.run(move || bcrypt::hash(password.expose(), cost), is_gone)?
+        let shared = self.hasher.shared.clone();
+        self.run(move || shared.timed(|| bcrypt::hash(password.expose(), cost)), is_gone)?
             .map_err(|error| Problem::Internal.because(error.to_string()))
     }
 
@@ -134,8 +150,9 @@ impl Place<'_> {
         let cost = self.hasher.cost;
         let exists = stored.is_some();
         let hash = stored.unwrap_or_else(|| self.hasher.dummy());
+        let shared = self.hasher.shared.clone();
         let check = move || {
-            let matches = bcrypt::verify(password.expose(), &hash)? && exists;
+            let matches = shared.timed(|| bcrypt::verify(password.expose(), &hash))? && exists;
             let other_cost = !hash.get(4..6).is_some_and(|digits| digits.parse() == Ok(cost));
             let rehashed = match matches && other_cost {
                 true => Some(bcrypt::hash(password.expose(), cost)?),
@@ -154,15 +171,11 @@ impl Place<'_> {
         let abandoned = Arc::new(AtomicBool::new(false));
         let seen = abandoned.clone();
         let (sender, receiver) = sync_channel(1);
-        let shared = self.hasher.shared.clone();
         let job = Box::new(move || {
-            if seen.load(Ordering::Relaxed) {
-                return;
+            if !seen.load(Ordering::Relaxed) {
+                // The receiver is gone only where a panic took its thread: nobody is left to tell.
+                let _ = sender.send(work());
             }
-            let started = Instant::now();
-            // The receiver is gone only where a panic took its thread: nobody is left to tell.
-            let _ = sender.send(work());
-            shared.learn(started.elapsed());
         });
         self.hasher.shared.lock().jobs.push_back(job);
         self.hasher.shared.work.notify_one();
@@ -194,10 +207,14 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn learn(&self, took: Duration) {
+    /// Does the hash and learns how long hashes take here.
+    fn timed<T>(&self, hash: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let done = hash();
         let old = self.hash_micros.load(Ordering::Relaxed);
-        let new = (old * 7 + took.as_micros() as u64) / 8;
+        let new = (old * 7 + started.elapsed().as_micros() as u64) / 8;
         self.hash_micros.store(new.max(1), Ordering::Relaxed);
+        done
     }
 }
 

@@ -6,15 +6,10 @@
 use std::borrow::Cow;
 use std::io::Write;
 
-use log::LevelFilter;
-
 /// Starts the log with these filters, as [`crate::config::log_filters`] gives them.
 pub fn start(filters: &str) {
     env_logger::Builder::new()
         .parse_filters(filters)
-        // At debug the driver prints the parameters of statements: e-mails, hashes, titles.
-        .filter_module("tokio_postgres", LevelFilter::Warn)
-        .filter_module("postgres", LevelFilter::Warn)
         .format(|out, record| writeln!(out, "{} {} {}", out.timestamp_millis(), record.level(), record.args()))
         .init();
 }

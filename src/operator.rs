@@ -114,7 +114,10 @@ fn line(user: &Listed) -> String {
 
 fn read_hash(policy: &PasswordPolicy, email: &str) -> Result<String, Failure> {
     let text = if io::stdin().is_terminal() { prompt()? } else { read_line()? };
-    let password = Password::chosen(text, policy.min_length, email).map_err(|rule| format!("the password {rule}"))?;
+    let password = Password::chosen(text, policy.min_length).map_err(|rule| format!("the password {rule}"))?;
+    if let Some(weakness) = password.weakness(email) {
+        return Err(format!("the password {weakness}"));
+    }
     bcrypt::hash(password.expose(), policy.bcrypt_cost).map_err(|error| error.to_string())
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prints what the README quotes, on one machine in one run:  tests/cluster.sh temp tests/bench/run.sh
-# `GET /healthz` against a minimal axum server and rouille's own; memory with 512 connections; reads beside a login flood.
+# `GET /healthz` against a minimal axum server and rouille's own; the request that ends the latter; memory with 512
+# connections; reads beside a login flood.
 # Loopback only; ends after about two minutes. Never judges: the README says what is asked of the figures.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -53,8 +54,20 @@ awk -v a="$a" -v b="$b" -v c="$c" 'BEGIN {
   printf "latchkey %.0f  axum %.0f  rouille %.0f\n", a, b, c
   printf "latchkey / axum: %.2f   latchkey / rouille: %.2f\n", a / b, a / c }'
 
+echo '== one request of 70 bytes'
+hostile() {
+  exec 3<>"/dev/tcp/${1%:*}/${1#*:}"
+  printf 'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 70368744177664\r\n\r\n' >&3
+  timeout 3 head -n 1 <&3 | tr -d '\r' || true
+  exec 3>&-
+  sleep 1
+  if kill -0 "$2" 2>/dev/null; then echo "$3 lives on"; else echo "$3 is dead: $(tail -n 1 "$work/$3.log")"; fi
+}
+hostile "$ours" "$ours_pid" latchkey
+hostile "$rouille" "$pid" rouille
+kill "$pid" 2>/dev/null || true
+
 echo '== peak memory after 512 connections'
-kill "$pid"
 start fresh "$target/release/latchkey"
 wrk -t2 -c512 -d2s "http://$address/healthz" >/dev/null
 awk '/VmHWM/ { printf "%.1f MiB\n", $2 / 1024 }' "/proc/$pid/status"

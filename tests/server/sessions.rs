@@ -396,6 +396,25 @@ fn the_operators_logout_and_new_password_end_all_sessions() {
 
 // ------------------------------------------------------------------------------------------------------- races
 
+/// Waits until a statement that holds this text waits for a lock, and so has taken its snapshot.
+fn await_lock(server: &Server, text: &str) {
+    let mut watcher = server.sql();
+    await_that("the statement waits for a lock", || {
+        let waiting = format!(
+            "select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+                and wait_event_type = 'Lock' and query like '%{text}%'"
+        );
+        !watcher.query_typed(&waiting, &[]).unwrap().is_empty()
+    });
+}
+
+fn await_attempt(server: &Server) {
+    let mut watcher = server.sql();
+    await_that("the attempt is counted", || {
+        !watcher.query_typed("select from attempts where kind = 'login'", &[]).unwrap().is_empty()
+    });
+}
+
 /// Holds the login's second statement after it has taken its snapshot, does the deed, and lets it go on.
 fn login_held_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answer {
     let mut holder = server.sql();
@@ -403,12 +422,7 @@ fn login_held_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answer
     transaction.execute_typed("select from known_addresses for update", &[]).unwrap();
     thread::scope(|scope| {
         let login = scope.spawn(|| try_login(server, user, PASSWORD));
-        let mut watcher = server.sql();
-        await_that("the login waits in its second statement", || {
-            let waiting = "select from pg_stat_activity
-                where datname = current_database() and wait_event_type = 'Lock' and query like '%known_addresses%'";
-            !watcher.query_typed(waiting, &[]).unwrap().is_empty()
-        });
+        await_lock(server, "known_addresses");
         deed();
         transaction.commit().unwrap();
         login.join().unwrap()
@@ -461,10 +475,7 @@ fn a_login_whose_password_was_changed_during_its_hash_is_refused() {
     set(&slow);
     thread::scope(|scope| {
         let login = scope.spawn(|| try_login(&server, &user, PASSWORD));
-        let mut watcher = server.sql();
-        await_that("the attempt is counted", || {
-            !watcher.query_typed("select from attempts where kind = 'login'", &[]).unwrap().is_empty()
-        });
+        await_attempt(&server);
         set(&bcrypt::hash(NEW_PASSWORD, 4).unwrap());
         login.join().unwrap().must(401);
     });
@@ -501,6 +512,45 @@ fn a_password_change_that_runs_beside_a_logout_of_all_keeps_no_session() {
         });
         assert_eq!(me(&server, &tokens.access), 401, "round {round}");
         refresh(&server, &tokens.refresh).must(401);
+    }
+}
+
+#[test]
+fn a_password_change_whose_session_ends_while_it_waits_is_refused_and_carries_no_session() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let mut holder = server.sql();
+    let mut transaction = holder.transaction().unwrap();
+    transaction.execute_typed("update users set session_epoch = session_epoch + 1", &[]).unwrap();
+    thread::scope(|scope| {
+        let change = scope.spawn(|| change_password(&server, &user.token));
+        await_lock(&server, "update users set password_hash");
+        transaction.commit().unwrap();
+        change.join().unwrap().must(401);
+    });
+    assert_eq!(me(&server, &user.token), 401);
+    try_login(&server, &user, PASSWORD).must(200);
+}
+
+#[test]
+fn a_password_change_or_deletion_whose_hash_was_replaced_meanwhile_does_nothing() {
+    let server = Server::start();
+    let user = server.user("ada");
+    for deed in [change_password, delete] {
+        let set = |hash: &str| {
+            server.sql().batch_execute(&format!("update users set password_hash = '{hash}'")).unwrap();
+        };
+        set(&bcrypt::hash(PASSWORD, 13).unwrap());
+        server.sql().batch_execute("delete from attempts").unwrap();
+        let replacement = bcrypt::hash("another password 12", 4).unwrap();
+        thread::scope(|scope| {
+            let running = scope.spawn(|| deed(&server, &user.token));
+            await_attempt(&server);
+            set(&replacement);
+            running.join().unwrap().must(401);
+        });
+        let stored: String = server.sql().query_typed("select password_hash from users", &[]).unwrap()[0].get(0);
+        assert_eq!(stored, replacement);
     }
 }
 
