@@ -12,13 +12,16 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::app::App;
-use crate::config::{self, Config, Database, Refused};
+use crate::check;
+use crate::config::{self, Config, Refused};
+use crate::database::Database;
 use crate::hasher::Hasher;
 use crate::listener::{Listener, Settings, Stopper};
 use crate::logging;
 use crate::operator;
 use crate::pages::Readiness;
-use crate::store::{Deed, Store, migrate};
+use crate::store::migrate::{self, TimeLimit};
+use crate::store::{Deed, Store};
 use crate::token::{External, Keys};
 
 const HELP: &str = "\
@@ -27,6 +30,7 @@ latchkey: accounts, bearer tokens and each user's own tasks
 usage:
   latchkey [serve] [--no-migrate]  apply pending migrations, then serve
   latchkey migrate                 apply pending migrations
+  latchkey check                   say what holds between this program and its database, line by line
   latchkey user list
   latchkey user show USER
   latchkey user create EMAIL       the password comes from standard input
@@ -64,6 +68,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
         [] | ["serve"] => serve(true),
         ["--no-migrate"] | ["serve", "--no-migrate"] => serve(false),
         ["migrate"] => migrate_only(),
+        ["check"] => check_database(),
         ["user", command @ ..] => user(command),
         ["purge"] => purge(),
         ["--help" | "-h" | "help"] => print(HELP),
@@ -87,7 +92,7 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     }
     let listener = Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
     if migrates {
-        apply_migrations(&config.database)?;
+        apply_migrations(&config.database, None)?;
     }
     stop_on_signal(listener.stopper())?;
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
@@ -118,7 +123,8 @@ fn serve(migrates: bool) -> Result<(), Failure> {
 
 fn migrate_only() -> Result<(), Failure> {
     logging::start(&config::log_filters()?);
-    apply_migrations(&config::migration_database_from_environment()?)
+    let (database, server_role) = config::migration_database_from_environment()?;
+    apply_migrations(&database, server_role.as_deref())
 }
 
 fn user(command: &[&str]) -> Result<(), Failure> {
@@ -149,12 +155,28 @@ fn store_for_command() -> Result<Store, Failure> {
     Ok(Store::new(&config::database_from_environment()?))
 }
 
-fn apply_migrations(database: &Database) -> Result<(), Failure> {
-    let applied = migrate::apply_pending(database).map_err(|failure| failed(failure.to_string()))?;
-    for name in &applied {
+fn apply_migrations(database: &Database, server_role: Option<&str>) -> Result<(), Failure> {
+    let done = migrate::bring_up_to_date(database, server_role).map_err(|failure| failed(failure.to_string()))?;
+    for name in &done.applied {
         info!("event=migration outcome=applied name={name}");
     }
+    match done.time_limit {
+        TimeLimit::Kept => {}
+        TimeLimit::Set => info!("event=migration outcome=applied name=statement_timeout seconds=5"),
+        TimeLimit::Refused(cause) => {
+            warn!("event=migration outcome=refused name=statement_timeout cause={}", logging::quoted(&cause));
+        }
+    }
     Ok(())
+}
+
+fn check_database() -> Result<(), Failure> {
+    logging::start(&config::log_filters()?);
+    match check::run(&config::database_from_environment()?, &mut io::stdout()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(failed("the check failed".into())),
+        Err(error) => Err(failed(format!("standard output: {error}"))),
+    }
 }
 
 fn stop_on_signal(stopper: Stopper) -> Result<(), Failure> {

@@ -5,11 +5,12 @@
 mod better_auth;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use log::LevelFilter;
-use postgres::config::{Host, SslMode};
+
+use crate::database::Database;
 
 use crate::cors::Cors;
 pub use better_auth::BetterAuth;
@@ -135,15 +136,6 @@ pub struct PasswordPolicy {
     pub bcrypt_cost: u32,
 }
 
-/// Where the database is and how many connections the server may hold.
-#[derive(Clone)]
-pub struct Database {
-    /// As the driver reads it; its Debug is not printed, since it may name hosts and users.
-    pub driver: postgres::Config,
-    /// Connections in the pool.
-    pub pool_size: u32,
-}
-
 /// All that `serve` reads.
 pub struct Config {
     /// Where to listen.
@@ -208,7 +200,7 @@ impl Config {
             passwords: password_policy_from_environment()?,
             is_test,
         };
-        if is_test && !(config.listen.ip().is_loopback() && is_this_machine(&config.database.driver)) {
+        if is_test && !(config.listen.ip().is_loopback() && config.database.is_this_machine()) {
             return Err(refused("LATCHKEY_ENV", "may be test only on loopback with a database on this machine"));
         }
         Ok(config)
@@ -223,15 +215,18 @@ pub fn database_from_environment() -> Result<Database, Refused> {
     database("DATABASE_URL", &required::<String>("DATABASE_URL")?)
 }
 
-/// The database that `migrate` changes: `MIGRATE_DATABASE_URL` where it is set.
+/// The database that `migrate` changes, `MIGRATE_DATABASE_URL` where it is set; and the role that will serve, where
+/// `DATABASE_URL` names another one.
 ///
 /// # Errors
 /// As [`database_from_environment`].
-pub fn migration_database_from_environment() -> Result<Database, Refused> {
-    match optional::<String>("MIGRATE_DATABASE_URL")? {
-        Some(url) => database("MIGRATE_DATABASE_URL", &url),
-        None => database_from_environment(),
-    }
+pub fn migration_database_from_environment() -> Result<(Database, Option<String>), Refused> {
+    let Some(url) = optional::<String>("MIGRATE_DATABASE_URL")? else {
+        return Ok((database_from_environment()?, None));
+    };
+    let server = optional::<String>("DATABASE_URL")?.map(|url| database("DATABASE_URL", &url)).transpose()?;
+    let server_role = server.and_then(|server| server.driver.get_user().map(str::to_owned));
+    Ok((database("MIGRATE_DATABASE_URL", &url)?, server_role))
 }
 
 /// The rules for passwords that `serve` and the commands use.
@@ -263,27 +258,9 @@ pub fn log_filters() -> Result<String, Refused> {
     Err(refused("RUST_LOG", "must be a level (off, error, warn, info, debug, trace) or module=level, between commas"))
 }
 
-fn database(variable: &'static str, url: &str) -> Result<Database, Refused> {
-    // The driver's message could repeat a piece of the string, and so of the password.
-    let driver = postgres::Config::from_str(url)
-        .map_err(|_| refused(variable, "is no connection string that the driver reads"))?;
-    if driver.get_hosts().is_empty() && driver.get_hostaddrs().is_empty() {
-        return Err(refused(variable, "names no host"));
-    }
-    if !is_this_machine(&driver) && driver.get_ssl_mode() != SslMode::Disable {
-        return Err(refused(variable, "names another machine: TLS would be needed, which this version cannot do"));
-    }
-    Ok(Database { driver, pool_size: number("POOL_SIZE", 10, 1..=1000)? })
-}
-
-/// A socket path, `localhost` or a loopback address, as written; no name is resolved to decide.
-fn is_this_machine(driver: &postgres::Config) -> bool {
-    let host_is_here = |host: &Host| match host {
-        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
-        #[cfg(unix)]
-        Host::Unix(_) => true,
-    };
-    driver.get_hosts().iter().all(host_is_here) && driver.get_hostaddrs().iter().all(IpAddr::is_loopback)
+fn database(variable: &'static str, text: &str) -> Result<Database, Refused> {
+    let pool_size = number("POOL_SIZE", 10, 1..=1000)?;
+    Database::parse(text, pool_size).map_err(|rule| refused(variable, rule))
 }
 
 fn is_test() -> Result<bool, Refused> {

@@ -1,6 +1,7 @@
 //! latchkey, in reading order: from the start of the program down to the bytes. A module uses only those below it.
 
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod operator;
 
@@ -20,6 +21,7 @@ pub mod config;
 
 pub mod cors;
 
+pub mod database;
 pub mod error;
 pub mod json;
 pub mod listener;

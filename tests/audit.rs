@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 /// The rooms from the lowest to the highest; rooms on one line never use each other.
 const LAYERS: &[&[&str]] = &[
     &["logging"],
-    &["error", "json", "listener", "cors"],
+    &["error", "json", "listener", "cors", "database"],
     &["config", "credentials"],
     &["token", "hasher"],
     &["store"],
     &["http"],
     &["auth", "tasks", "pages"],
-    &["app", "operator"],
+    &["app", "operator", "check"],
     &["cli"],
     &["main", "lib"],
 ];
@@ -24,7 +24,7 @@ const FILE_MAX_LINES: usize = 400;
 const FUNCTION_MAX_LINES: usize = 40;
 const LISTENER_MAX_LINES: usize = 600;
 const AUTH_PATH_MAX_LINES: usize = 2100;
-const ALL_MAX_LINES: usize = 4100;
+const ALL_MAX_LINES: usize = 5300;
 const AUTH_PATH: &[&str] = &[
     "error.rs",
     "credentials.rs",
@@ -164,7 +164,11 @@ fn no_file_uses_a_room_above_or_beside_its_own() {
 #[test]
 fn every_statement_on_tasks_starts_from_the_caller_rule_and_is_bound_to_the_owner() {
     let source = code("src/store/tasks.rs").join("\n");
-    let statements: Vec<&str> = source.split("self.query").skip(1).filter_map(|call| call.split('"').nth(1)).collect();
+    let statements: Vec<&str> = source
+        .split("self.")
+        .filter(|call| ["repeatable(", "repeatable_row(", "once("].iter().any(|name| call.starts_with(name)))
+        .filter_map(|call| call.split('"').nth(1))
+        .collect();
     assert_eq!(statements.len(), 6, "list, create, read, update, toggle, delete");
     for sql in statements {
         assert!(sql.contains(" caller($1, $2)"), "who calls?\n{sql}");
@@ -180,7 +184,8 @@ fn sql_stands_only_in_the_store_and_is_never_put_together() {
         if !path.starts_with("src/store/") {
             assert!(!text.contains("query_typed") && !text.contains("execute_typed"), "{path} holds SQL");
         }
-        let composes = ["query(&format!", "query_opt(&format!", "query_typed(&format!", "prepare("];
+        let composes =
+            ["repeatable(&format!", "repeatable_row(&format!", "once(&format!", "query_typed(&format!", "prepare("];
         assert!(!composes.iter().any(|c| text.contains(c)), "{path} puts SQL together");
     }
 }

@@ -134,6 +134,8 @@ if [ "$mode" = keep ]; then
 else
   unset DATABASE_URL
   export LATCHKEY_TEST_DATABASE_URL="postgres:///postgres?host=$run&user=postgres"
+  # For the tests that start a PostgreSQL of their own.
+  export LATCHKEY_TEST_POSTGRES_BIN=$bin
 fi
 # In a group of its own the command gets one signal, from the cleaner, also when a terminal sends Ctrl-C to all.
 launching=1

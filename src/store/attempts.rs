@@ -51,7 +51,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn reserve_login(&self, attempt: &LoginAttempt<'_>) -> Result<Reservation, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.is_active
              from (select) as one
              left join users as u on u.email = $4",
@@ -82,7 +82,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn reserve_registration(&self, id: Uuid, address: &str, limit: i32) -> Result<u64, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "select reserve_registration($1, $2, $3) as seconds",
             &[(&id, Type::UUID), (&address, Type::TEXT), (&limit, Type::INT4)],
         )?;
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn caller_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "select u.email from local_caller($1, $2) as c join users as u on u.id = c.id",
             &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;

@@ -6,9 +6,10 @@ use std::fmt;
 use aws_lc_rs::digest;
 use postgres::error::SqlState;
 use postgres::types::Type;
-use postgres::{Client, GenericClient, NoTls};
+use postgres::{Client, GenericClient};
 
-use crate::config::Database;
+use super::connection::connect;
+use crate::database::Database;
 use crate::error::chain;
 
 /// Name and text, in the order in which they are applied.
@@ -31,6 +32,8 @@ pub enum Failure {
     Newer(String),
     /// Migrations are pending and this role may not apply them.
     NotAllowed,
+    /// The whole chain of causes, without the connection string.
+    NoConnection(String),
     /// The database's own words, without the connection string.
     Database(String),
 }
@@ -43,6 +46,7 @@ impl fmt::Display for Failure {
             Failure::NotAllowed => {
                 write!(f, "migrations are pending and this role may not apply them: run latchkey migrate")
             }
+            Failure::NoConnection(cause) => write!(f, "no connection to the database: {cause}"),
             Failure::Database(cause) => write!(f, "the database refused: {cause}"),
         }
     }
@@ -57,20 +61,83 @@ impl From<postgres::Error> for Failure {
     }
 }
 
-/// The names of the migrations that were applied now. Where nothing is pending, nothing is written and no lock taken.
+/// What [`bring_up_to_date`] did.
+pub struct Done {
+    /// The migrations that were applied now.
+    pub applied: Vec<&'static str>,
+    /// What became of the time limit for statements.
+    pub time_limit: TimeLimit,
+}
+
+/// The limit in which the server's role must get its answers, in this one database; it holds for new connections.
+pub enum TimeLimit {
+    /// There was one; whoever set it meant it.
+    Kept,
+    /// It is five seconds from now on.
+    Set,
+    /// It could not be set: the database's own words.
+    Refused(String),
+}
+
+/// Applies the pending migrations, then gives the server's role (`None`: the connected one) a limit for its statements
+/// where it has none. Where there is nothing to do, nothing is written and no lock taken.
 ///
 /// # Errors
-/// See [`Failure`]; nothing is applied then.
-pub fn apply_pending(database: &Database) -> Result<Vec<&'static str>, Failure> {
-    let mut client = database.driver.connect(NoTls)?;
-    if pending(&mut client)?.is_empty() {
-        return Ok(Vec::new());
+/// See [`Failure`]; nothing is applied then. A time limit that could not be set is no failure.
+pub fn bring_up_to_date(database: &Database, server_role: Option<&str>) -> Result<Done, Failure> {
+    let mut client = connect(database).map_err(Failure::NoConnection)?;
+    let applied = if pending(&mut client)?.is_empty() { Vec::new() } else { apply(&mut client)? };
+    let time_limit =
+        limit_statements(&mut client, server_role).unwrap_or_else(|error| TimeLimit::Refused(chain(&error)));
+    Ok(Done { applied, time_limit })
+}
+
+/// The names of the migrations that are not applied yet. Changes nothing.
+///
+/// # Errors
+/// As [`bring_up_to_date`].
+pub fn state(client: &mut Client) -> Result<Vec<&'static str>, Failure> {
+    Ok(pending(client)?.into_iter().map(|(name, _)| name).collect())
+}
+
+fn limit_statements(client: &mut Client, role: Option<&str>) -> Result<TimeLimit, postgres::Error> {
+    if has_time_limit(client, role)? {
+        return Ok(TimeLimit::Kept);
     }
-    apply(&mut client)
+    let mut transaction = client.transaction()?;
+    // Two sessions that alter one role at a time fail.
+    transaction.query_typed("select pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])?;
+    if has_time_limit(&mut transaction, role)? {
+        return Ok(TimeLimit::Kept);
+    }
+    let statement = transaction.query_typed_one(
+        "select format(
+             'alter role %I in database %I set statement_timeout = %L',
+             coalesce($1, current_user), current_database(), '5s'
+         )",
+        &[(&role, Type::TEXT)],
+    )?;
+    transaction.batch_execute(statement.get(0))?;
+    transaction.commit()?;
+    Ok(TimeLimit::Set)
+}
+
+fn has_time_limit(client: &mut impl GenericClient, role: Option<&str>) -> Result<bool, postgres::Error> {
+    let rows = client.query_typed(
+        "select from pg_db_role_setting as s
+         join pg_roles as r on r.oid = s.setrole
+         join pg_database as d on d.oid = s.setdatabase
+         where r.rolname = coalesce($1, current_user) and d.datname = current_database()
+             and exists (select from unnest(s.setconfig) as setting where setting like 'statement_timeout=%')",
+        &[(&role, Type::TEXT)],
+    )?;
+    Ok(!rows.is_empty())
 }
 
 fn apply(client: &mut Client) -> Result<Vec<&'static str>, Failure> {
     let mut transaction = client.transaction()?;
+    // The limit is for requests: building an index may take longer, and so may waiting for another instance's migrations.
+    transaction.batch_execute("set local statement_timeout = 0")?;
     transaction.query_typed("select pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])?;
     transaction.execute_typed(
         "create table if not exists migrations (

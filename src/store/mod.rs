@@ -4,6 +4,8 @@
 //! may not act. Statements go by `query_typed`, which needs one round trip and no named statement.
 
 mod attempts;
+mod connection;
+pub mod inspect;
 pub mod migrate;
 mod operator;
 mod pool;
@@ -12,6 +14,7 @@ mod tasks;
 mod users;
 
 pub use attempts::{Account, LoginAttempt, Reservation};
+pub use connection::connect;
 pub use operator::{Deed, Listed};
 pub use pool::Store;
 pub use sessions::{Opening, Rotation};

@@ -43,7 +43,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn list_users(&self, after: &str) -> Result<Vec<Listed>, ApiError> {
-        let rows = self.query(
+        let rows = self.repeatable(
             "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
                  (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
                  (select count(*) from tasks as t where t.user_id = u.id) as tasks
@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn find_users(&self, id: Option<&str>, email: Option<&str>) -> Result<Vec<Listed>, ApiError> {
-        let rows = self.query(
+        let rows = self.repeatable(
             "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
                  (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
                  (select count(*) from tasks as t where t.user_id = u.id) as tasks
@@ -87,7 +87,7 @@ impl Store {
             Deed::Logout => "update users set session_epoch = session_epoch + 1 where id = $1 returning id",
             Deed::Delete => "delete from users where id = $1 returning id",
         };
-        Ok(self.query_opt(sql, &[(&id, Type::TEXT)])?.is_some())
+        Ok(self.once(sql, &[(&id, Type::TEXT)])?.is_some())
     }
 
     /// Makes the row of a user of Better Auth before their first task would; false if meanwhile a local user has the id.
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn make_external_user(&self, id: &str, is_active: bool) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "insert into users (id, kind, is_active) values ($1, 'better_auth', $2)
              on conflict (id) do update set is_active = excluded.is_active where users.kind = 'better_auth'
              returning id",
@@ -109,7 +109,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn set_password(&self, id: &str, password_hash: &str) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "update users set password_hash = $2, session_epoch = session_epoch + 1
              where id = $1 and kind = 'local'
              returning id",
@@ -123,7 +123,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn purge(&self) -> Result<(i64, i64), ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with over as (
                  delete from sessions as s using users as u
                  where u.id = s.user_id and not session_lives(s, u)

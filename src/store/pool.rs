@@ -1,105 +1,154 @@
 //! The connection pool, and the one place where a database failure becomes an answer.
 //!
-//! Holds no idle connection for long and sends no ping, so that a serverless database can sleep.
+//! Sends no ping, keeps no minimum of connections and connects only for a request that waits, so that a serverless
+//! database can sleep. A request never pays for a connection that died while it rested.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use log::{debug, error};
+use postgres::Row;
 use postgres::error::SqlState;
-use postgres::types::{ToSql, Type};
-use postgres::{NoTls, Row};
-use r2d2::{HandleError, Pool};
-use r2d2_postgres::PostgresConnectionManager;
+use r2d2::{HandleError, Pool, PooledConnection};
 use scheduled_thread_pool::ScheduledThreadPool;
 
-use crate::config::Database;
+use super::connection::{Failure, Health, Manager, NoConnection, Parameter};
+use crate::database::Database;
 use crate::error::{ApiError, Problem, chain};
 use crate::logging::quoted;
 
-/// How long a request waits for a connection, the making of one included.
-const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For all that one statement needs: a connection, perhaps a new one, the answer, repetitions.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(9);
+/// For a connection; one that takes longer to make serves a later request.
+const CHECKOUT_LIMIT: Duration = Duration::from_secs(5);
+/// For the answer alone; above the server's own `statement_timeout`.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// For the whole of a readiness probe.
+const PING_LIMIT: Duration = Duration::from_secs(2);
 /// Well under the minutes after which a serverless database goes to sleep.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// TCP only; the server's answer is covered by the check-out's limit.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a repeatable statement is run again after its connection was found dead.
+const MAX_REPETITIONS: u32 = 2;
+/// r2d2 waits between two attempts to connect for at most half of this.
+const BACKOFF: Duration = Duration::from_secs(2);
 const RETRY_AFTER_SECONDS: u64 = 2;
-
-/// The value of one parameter with its type on the server.
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+/// The same connect failure is logged once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The tables, behind a pool of connections. Each method asks the database.
 pub struct Store {
-    pool: Pool<PostgresConnectionManager<NoTls>>,
+    pool: Pool<Manager>,
+    health: Arc<Health>,
 }
 
 impl Store {
     /// A store that connects when it is first asked.
     pub fn new(database: &Database) -> Store {
-        let mut driver = database.driver.clone();
-        driver.connect_timeout(CONNECT_TIMEOUT);
-        if driver.get_application_name().is_none() {
-            driver.application_name("latchkey");
-        }
+        let manager = Manager::new(database);
+        let health = manager.health();
         let pool = Pool::builder()
             .max_size(database.pool_size)
             .min_idle(Some(0))
-            // The default pings at each check-out: one more round trip for every request.
-            .test_on_check_out(false)
-            .connection_timeout(CHECKOUT_TIMEOUT)
+            // Asks `Manager::is_valid`, which costs a round trip only where a connection has rested.
+            .test_on_check_out(true)
+            .connection_timeout(BACKOFF)
             .idle_timeout(Some(IDLE_TIMEOUT))
             .max_lifetime(None)
             // The default of three threads makes a burst of new connections wait in line.
             .thread_pool(Arc::new(ScheduledThreadPool::new(database.pool_size as usize)))
-            .error_handler(Box::new(LogConnectFailure))
-            .build_unchecked(PostgresConnectionManager::new(driver, NoTls));
-        Store { pool }
+            .error_handler(Box::new(LogConnectFailure::default()))
+            .build_unchecked(manager);
+        Store { pool, health }
     }
 
-    /// Whether the database answers; waits at most two seconds for a connection.
+    /// Whether the database answers; waits at most two seconds.
     ///
     /// # Errors
     /// [`Problem::DatabaseUnavailable`].
     pub fn ping(&self) -> Result<(), ApiError> {
-        let mut client = self.pool.get_timeout(Duration::from_secs(2)).map_err(|e| unavailable(&e))?;
-        client.query_typed("select 1", &[]).map(|_| ()).map_err(|e| database_error(&e))
+        let deadline = Instant::now() + PING_LIMIT;
+        let mut connection = self.connection(deadline)?;
+        connection.run("select 1", &[], time_left(deadline)).map_err(ApiError::from).map(drop)
     }
 
-    /// The rows of one statement, in one round trip.
-    pub(super) fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, ApiError> {
-        self.try_query(sql, parameters)?.map_err(|e| database_error(&e))
+    /// The rows of a statement whose second run gives the same answer, in one round trip. It is run again, at most
+    /// twice, where its connection is found dead.
+    pub(super) fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
+        self.run(sql, parameters, MAX_REPETITIONS)
     }
 
-    /// As [`Store::query`], for a statement of which at most one row comes.
-    pub(super) fn query_opt(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, ApiError> {
-        Ok(self.query(sql, parameters)?.into_iter().next())
-    }
-
-    /// As [`Store::query`], for a statement whose violated constraint means something to the caller.
-    pub(super) fn try_query(
+    /// As [`Store::repeatable`], for a statement of which at most one row comes.
+    pub(super) fn repeatable_row(
         &self,
-        sql: &str,
+        sql: &'static str,
         parameters: &[Parameter<'_>],
-    ) -> Result<Result<Vec<Row>, postgres::Error>, ApiError> {
-        let mut client = self.pool.get().map_err(|e| unavailable(&e))?;
-        Ok(client.query_typed(sql, parameters))
+    ) -> Result<Option<Row>, Failure> {
+        Ok(self.repeatable(sql, parameters)?.pop())
+    }
+
+    /// The row, if one comes, of a statement whose second run could give another answer; in one round trip. Where its
+    /// connection dies after it was sent, nobody knows whether it ran: the client is told so.
+    pub(super) fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, Failure> {
+        Ok(self.run(sql, parameters, 0)?.pop())
+    }
+
+    fn run(&self, sql: &'static str, parameters: &[Parameter<'_>], repetitions: u32) -> Result<Vec<Row>, Failure> {
+        let deadline = Instant::now() + STATEMENT_LIMIT;
+        let mut repetitions_left = repetitions;
+        loop {
+            let outcome = self.connection(deadline)?.run(sql, parameters, time_left(deadline).min(ANSWER_LIMIT));
+            match outcome {
+                Err(Failure::Dead(error)) if repetitions_left > 0 => {
+                    debug!("event=database outcome=repeated reason={}", quoted(&chain(&error)));
+                    repetitions_left -= 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn connection(&self, deadline: Instant) -> Result<PooledConnection<Manager>, Failure> {
+        // With no more connections to come, waiting for one would only hold the request's thread.
+        let limit = if self.health.is_exhausted() { Duration::ZERO } else { time_left(deadline).min(CHECKOUT_LIMIT) };
+        self.health.waiting.fetch_add(1, Ordering::Relaxed);
+        let connection = self.pool.get_timeout(limit);
+        self.health.waiting.fetch_sub(1, Ordering::Relaxed);
+        connection.map_err(|error| Failure::Unavailable(chain(&error)))
     }
 }
 
-/// Whether the statement failed because of this named constraint.
-pub(super) fn violates(error: &postgres::Error, constraint: &str) -> bool {
+fn time_left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+impl Failure {
+    /// Whether the statement failed because of this named constraint.
+    pub(super) fn violates(&self, constraint: &str) -> bool {
+        matches!(self, Failure::Refused(error) if violates(error, constraint))
+    }
+}
+
+fn violates(error: &postgres::Error, constraint: &str) -> bool {
     error.as_db_error().and_then(|e| e.constraint()) == Some(constraint)
 }
 
 /// What a database failure means to the client: come back later, or a defect of ours.
-pub(super) fn database_error(error: &postgres::Error) -> ApiError {
-    // The user was deleted while the statement ran: no session of theirs lives any more.
-    if violates(error, "tasks_user_id_fkey") || violates(error, "sessions_user_id_fkey") {
-        return Problem::InvalidToken.because("user_deleted");
-    }
-    match error.code() {
-        Some(code) if !is_passing(code) => Problem::Internal.because(chain(error)),
-        // No code: the connection failed, not the statement.
-        _ => unavailable(error),
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> ApiError {
+        match failure {
+            // The user was deleted while the statement ran: no session of theirs lives any more.
+            Failure::Refused(error)
+                if violates(&error, "tasks_user_id_fkey") || violates(&error, "sessions_user_id_fkey") =>
+            {
+                Problem::InvalidToken.because("user_deleted")
+            }
+            Failure::Refused(error) if !error.code().is_some_and(is_passing) => {
+                Problem::Internal.because(chain(&error))
+            }
+            Failure::Refused(error) | Failure::Dead(error) => unavailable(chain(&error)),
+            Failure::Unavailable(cause) => unavailable(cause),
+        }
     }
 }
 
@@ -110,15 +159,34 @@ fn is_passing(code: &SqlState) -> bool {
     ["08", "25", "40", "53", "55", "57"].contains(&class)
 }
 
-fn unavailable(error: &dyn std::error::Error) -> ApiError {
-    ApiError { cause: Some(chain(error)), ..Problem::DatabaseUnavailable.retry_after(RETRY_AFTER_SECONDS) }
+fn unavailable(cause: String) -> ApiError {
+    ApiError { cause: Some(cause), ..Problem::DatabaseUnavailable.retry_after(RETRY_AFTER_SECONDS) }
 }
 
-#[derive(Debug)]
-struct LogConnectFailure;
+/// Logs why connecting failed: each reason when it comes up, then once in ten seconds with the number in between.
+#[derive(Debug, Default)]
+struct LogConnectFailure(Mutex<Option<Logged>>);
 
-impl<E: std::error::Error> HandleError<E> for LogConnectFailure {
-    fn handle_error(&self, error: E) {
-        log::error!("event=database outcome=failed reason={}", quoted(&chain(&error)));
+#[derive(Debug)]
+struct Logged {
+    reason: String,
+    at: Instant,
+    repeated: u32,
+}
+
+impl HandleError<NoConnection> for LogConnectFailure {
+    fn handle_error(&self, failure: NoConnection) {
+        let NoConnection::Failed(reason) = failure else { return };
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let repeated = match last.as_mut().filter(|last| last.reason == reason) {
+            Some(last) if last.at.elapsed() < LOG_INTERVAL => {
+                last.repeated += 1;
+                return;
+            }
+            Some(last) => last.repeated,
+            None => 0,
+        };
+        error!("event=database outcome=failed reason={} repeated={repeated}", quoted(&reason));
+        *last = Some(Logged { reason, at: Instant::now(), repeated: 0 });
     }
 }

@@ -4,7 +4,6 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::Store;
-use super::pool::{database_error, violates};
 use crate::error::ApiError;
 use crate::token::{Principal, RefreshClaim};
 
@@ -53,7 +52,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn open_session(&self, opening: &Opening<'_>) -> Result<bool, ApiError> {
-        let opened = self.try_query(
+        let opened = self.repeatable(
             "with verified as (
                  select id, session_epoch from users
                  where id = $2 and password_hash in ($3, $4) and is_active
@@ -104,12 +103,12 @@ impl Store {
                 (&opening.attempt, Type::UUID),
                 (&opening.address, Type::TEXT),
             ],
-        )?;
+        );
         match opened {
             Ok(rows) => Ok(!rows.is_empty()),
             // The user was deleted beside this statement.
-            Err(error) if violates(&error, "sessions_user_id_fkey") => Ok(false),
-            Err(error) => Err(database_error(&error)),
+            Err(failure) if failure.violates("sessions_user_id_fkey") => Ok(false),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -120,7 +119,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn rotate(&self, claim: RefreshClaim) -> Result<Rotation, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "update sessions as s set
                  counter = case when s.counter = $2 then s.counter + 1 else s.counter end,
                  refreshed_at = case when s.counter = $2 then now() else s.refreshed_at end,
@@ -151,7 +150,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn end_session(&self, principal: &Principal) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "update sessions set ended_at = now()
              from local_caller($1, $2) as c
              where sessions.id = $2 and sessions.user_id = c.id

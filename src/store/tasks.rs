@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn list_tasks(&self, principal: &Principal, page: &Page) -> Result<Vec<Task>, ApiError> {
-        let rows = self.query(
+        let rows = self.repeatable(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from caller($1, $2) as c
@@ -93,7 +93,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn create_task(&self, principal: &Principal, new: &NewTask) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "with c as (
                  select id from caller($1, $2)
              ), made as (
@@ -122,7 +122,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; [`Problem::TaskNotFound`]; database failures.
     pub fn task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from caller($1, $2) as c
@@ -137,7 +137,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn update_task(&self, principal: &Principal, id: Uuid, changes: &Changes) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "with c as (
                  select id from caller($1, $2)
              ), t as (
@@ -171,7 +171,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn toggle_task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with c as (
                  select id from caller($1, $2)
              ), t as (
@@ -193,7 +193,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn delete_task(&self, principal: &Principal, id: Uuid) -> Result<(), ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with c as (
                  select id from caller($1, $2)
              ), t as (

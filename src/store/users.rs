@@ -4,7 +4,6 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::Store;
-use super::pool::{database_error, violates};
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
@@ -33,17 +32,17 @@ impl Store {
     /// # Errors
     /// [`Problem::EmailTaken`]; database failures.
     pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
-        let made = self.try_query(
+        let made = self.repeatable(
             "insert into users (id, email, password_hash)
              values ($1, $2, $3)
              on conflict (id) do update set id = excluded.id
              returning id, email, is_active, rfc3339(created_at) as created_at",
             &[(&user.id, Type::TEXT), (&user.email, Type::TEXT), (&user.password_hash, Type::TEXT)],
-        )?;
+        );
         match made {
             Ok(rows) => one_user(rows.first()).ok_or_else(|| Problem::Internal.because("insert without a row")),
-            Err(error) if violates(&error, "users_email_key") => Err(Problem::EmailTaken.into()),
-            Err(error) => Err(database_error(&error)),
+            Err(failure) if failure.violates("users_email_key") => Err(Problem::EmailTaken.into()),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -52,7 +51,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn caller(&self, principal: &Principal) -> Result<Option<User>, ApiError> {
-        let row = self.query_opt(
+        let row = self.repeatable_row(
             "select c.id, u.email, coalesce(u.is_active, true) as is_active, rfc3339(u.created_at) as created_at
              from caller($1, $2) as c
              left join users as u on u.id = c.id",
@@ -66,7 +65,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn end_all_sessions(&self, principal: &Principal) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "update users set session_epoch = users.session_epoch + 1
              from local_caller($1, $2) as c
              where users.id = c.id
@@ -89,7 +88,7 @@ impl Store {
         new_hash: &str,
         attempt: Uuid,
     ) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with changed as (
                  update users set password_hash = $4, session_epoch = users.session_epoch + 1
                  from local_caller($1, $2) as c
@@ -121,7 +120,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn delete_caller(&self, principal: &Principal, verified_hash: &str, attempt: Uuid) -> Result<bool, ApiError> {
-        let row = self.query_opt(
+        let row = self.once(
             "with gone as (
                  delete from users using local_caller($1, $2) as c
                  where users.id = c.id and users.password_hash = $3 and users.is_active

@@ -35,7 +35,7 @@ fn is_refused(variable: &str, value: &str, finished: &Finished) {
 
 #[test]
 fn a_malformed_value_stops_serve_and_is_named_but_not_shown() {
-    let remote = format!("postgres://ada:{MARK}@192.0.2.1/x");
+    let remote = format!("postgres://ada:{MARK}@192.0.2.1/x?sslmode=secure");
     for (variable, values) in [
         (
             "DATABASE_URL",
