@@ -1,7 +1,6 @@
 //! The route table, and what every request passes: an id, a caller, an answer, a line in the log.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -43,7 +42,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("DELETE", "/api/{user_id}/tasks/{id}",         |app, call| tasks::delete(&app.store, &app.owner(call)?, call)),
     ("PATCH",  "/api/{user_id}/tasks/{id}/complete", |app, call| tasks::complete(&app.store, &app.owner(call)?, call)),
     ("GET",    "/healthz",                          |_, _| pages::healthz()),
-    ("GET",    "/readyz",                           |app, _| app.readiness.readyz()),
+    ("GET",    "/readyz",                           |app, _| app.readiness.readyz(&app.store)),
     ("GET",    "/",                                 |_, call| pages::embedded(pages::PAGE, call)),
     ("GET",    "/page.css",                         |_, call| pages::embedded(pages::STYLE, call)),
     ("GET",    "/page.js",                          |_, call| pages::embedded(pages::SCRIPT, call)),
@@ -57,7 +56,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
 /// All that handlers can be given.
 pub struct App {
     /// The tables.
-    pub store: Arc<Store>,
+    pub store: Store,
     /// The hash threads.
     pub hasher: Hasher,
     /// The keys.
@@ -72,7 +71,7 @@ pub struct App {
     pub trusted_proxies: usize,
     /// Other origins whose pages may read the answers.
     pub cors: Cors,
-    /// Whether the database answers.
+    /// The last probe of the database.
     pub readiness: Readiness,
     /// Whether the missing `TRUSTED_PROXIES` was mentioned.
     pub proxy_was_mentioned: AtomicBool,

@@ -96,10 +96,9 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     }
     stop_on_signal(listener.stopper())?;
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
-    let store = Arc::new(Store::new(&config.database));
     let app = Arc::new(App {
-        readiness: Readiness::new(store.clone()),
-        store,
+        store: Store::new(&config.database),
+        readiness: Readiness::default(),
         hasher: Hasher::start(config.passwords.bcrypt_cost)
             .map_err(|error| failed(format!("hash threads: {error}")))?,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),

@@ -5,9 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -20,58 +18,32 @@ use crate::store::Store;
 
 /// How long one probe of the database stands for all who ask.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
-/// How long who asks waits for it.
-const PROBE_TIME: Duration = Duration::from_secs(2);
 
 /// `GET /healthz` → 200: the process answers. Never touches the database, which may be asleep.
 pub fn healthz() -> Result<Response, ApiError> {
     json(200, &json!({"status": "ok"}))
 }
 
-/// Whether the database answers: one probe at a time, however many ask.
-pub struct Readiness {
-    store: Arc<Store>,
-    last: Mutex<Probe>,
-}
-
+/// The last probe of the database.
 #[derive(Default)]
-struct Probe {
-    answer: Option<(Instant, bool)>,
-    /// A probe that took longer than anybody waits; no other begins before it has ended.
-    pending: Option<Receiver<bool>>,
-}
+pub struct Readiness(Mutex<Option<(Instant, bool)>>);
 
 impl Readiness {
-    /// Asks nothing yet.
-    pub fn new(store: Arc<Store>) -> Readiness {
-        Readiness { store, last: Mutex::default() }
-    }
-
-    /// `GET /readyz` → 200 if the database answers within two seconds.
-    pub fn readyz(&self) -> Result<Response, ApiError> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ready = match last.answer {
+    /// `GET /readyz` → 200 if the database answers within two seconds. One probe at a time, however many ask.
+    pub fn readyz(&self, store: &Store) -> Result<Response, ApiError> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ready = match *last {
             Some((when, is_ready)) if when.elapsed() < PROBE_HOLDS => is_ready,
             _ => {
-                let probe = last.pending.take().unwrap_or_else(|| self.begin_probe());
-                let outcome = probe.recv_timeout(PROBE_TIME);
-                last.pending = (outcome == Err(RecvTimeoutError::Timeout)).then_some(probe);
-                last.answer = Some((Instant::now(), outcome == Ok(true)));
-                outcome == Ok(true)
+                let is_ready = store.ping().is_ok();
+                *last = Some((Instant::now(), is_ready));
+                is_ready
             }
         };
         match is_ready {
             true => json(200, &json!({"status": "ready"})),
             false => Err(Problem::DatabaseUnavailable.into()),
         }
-    }
-
-    fn begin_probe(&self) -> Receiver<bool> {
-        let (sender, receiver) = channel();
-        let store = self.store.clone();
-        // Without a thread nothing is ever sent: not ready. Nobody may be left to hear the answer.
-        let _ = thread::Builder::new().spawn(move || sender.send(store.ping().is_ok()));
-        receiver
     }
 }
 
