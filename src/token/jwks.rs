@@ -70,7 +70,8 @@ impl State {
         if self.fetched_at.is_some() {
             return TokenRefusal::UnknownKey;
         }
-        let next = self.tried_at.map_or(now, |tried| tried + COOL_DOWN);
+        let pause = if self.is_fetching { FETCH_TIMEOUT } else { COOL_DOWN };
+        let next = self.tried_at.map_or(now, |tried| tried + pause);
         TokenRefusal::NoKeys { retry_after_seconds: next.saturating_duration_since(now).as_secs().max(1) }
     }
 }
@@ -302,6 +303,6 @@ mod tests {
         let mut state = State { is_fetching: true, tried_at: Some(now), ..State::default() };
         assert!(matches!(state.step("a", now), Step::Wait));
         state.waiting = MAX_WAITING;
-        assert!(matches!(state.step("a", now), Step::Refuse(TokenRefusal::NoKeys { .. })));
+        assert!(matches!(state.step("a", now), Step::Refuse(TokenRefusal::NoKeys { retry_after_seconds: 5 })));
     }
 }

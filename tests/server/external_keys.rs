@@ -219,6 +219,17 @@ fn two_keys_of_one_name_are_none_and_the_others_stay() {
 }
 
 #[test]
+fn a_key_without_a_name_is_found_by_no_name() {
+    let key = SigningKey::new("EdDSA", "");
+    let issuer = Issuer::doing(Behaviour::Status(500));
+    let token = key.token(&issuer.claims(SUBJECT));
+    for entry in [key.jwk(), with(&key.jwk(), "-kid", Value::Null)] {
+        issuer.set(Behaviour::Publish(json!({"keys": [entry]}).to_string()));
+        Verifier::published(&issuer).refuses("an empty name", &token, TokenRefusal::UnknownKey);
+    }
+}
+
+#[test]
 fn what_is_no_key_set_is_as_good_as_no_answer() {
     let key = SigningKey::new("EdDSA", "k");
     let issuer = Issuer::doing(Behaviour::Status(500));
