@@ -171,7 +171,8 @@ fn apply_migrations(database: &Database, server_role: Option<&str>) -> Result<()
 
 fn check_database() -> Result<(), Failure> {
     logging::start(&config::log_filters()?);
-    match check::run(&config::database_from_environment()?, &mut io::stdout()) {
+    let better_auth = config::BetterAuth::from_environment(&[])?.map(|settings| External::new(&settings));
+    match check::run(&config::database_from_environment()?, better_auth.as_ref(), &mut io::stdout()) {
         Ok(true) => Ok(()),
         Ok(false) => Err(failed("the check failed".into())),
         Err(error) => Err(failed(format!("standard output: {error}"))),
