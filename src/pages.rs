@@ -82,10 +82,7 @@ pub fn openapi() -> Result<Response, ApiError> {
 }
 
 /// `GET /docs` → HTML: the API at a glance, and for each problem what it means and what to do.
-pub fn docs(
-    routes: impl Iterator<Item = (&'static str, &'static str)>,
-    call: &Call<'_>,
-) -> Result<Response, ApiError> {
+pub fn docs(routes: impl Iterator<Item = (&'static str, &'static str)>, call: &Call<'_>) -> Result<Response, ApiError> {
     let described: Value = serde_json::from_str(OPENAPI).map_err(|e| Problem::Internal.because(e.to_string()))?;
     let mut paths = String::new();
     for (method, path) in routes {

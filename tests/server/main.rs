@@ -17,3 +17,4 @@ mod support;
 mod tasks;
 mod throttle;
 mod tokens;
+mod web;
