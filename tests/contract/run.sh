@@ -38,7 +38,7 @@ read -r _ _ base <&3 || die 'expected the server to say where it listens, but it
 cp tests/contract/hooks.py tests/contract/schemathesis.toml "$work"
 cd "$work"
 LATCHKEY_BASE=$base SCHEMATHESIS_HOOKS=hooks PYTHONPATH=. timeout -k 10 400 python/bin/schemathesis run \
-  "$base/openapi.json" --checks all --max-examples "${EXAMPLES:-40}" ${SEED:+--seed "$SEED"}
+  "$base/openapi.json" --checks all --max-examples "${EXAMPLES:-25}" ${SEED:+--seed "$SEED"}
 kill "$server"
 wait "$server" || die "expected the server to stop with status 0, got $?"
 server=

@@ -22,3 +22,4 @@ mod support;
 mod tasks;
 mod throttle;
 mod tokens;
+mod web;
