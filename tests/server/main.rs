@@ -11,7 +11,10 @@
 mod accounts;
 mod configuration;
 mod conventions;
+mod faults;
+mod neon;
 mod operations;
+mod peers;
 mod sessions;
 mod support;
 mod tasks;
