@@ -1,5 +1,6 @@
 //! A database that is far away: its connection strings, TLS, round trips, sleep and silence.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -150,7 +151,7 @@ fn tls_with_the_right_name_and_authority_binds_the_channel_and_serves() {
     assert_eq!(run(&["migrate"], &far(&url)).code, Some(0));
     let checked = check(&url);
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    for line in ["ok    TLS: TLSv1_3, TLS13_", "certificate of db.latchkey.test verified", ", with channel binding"] {
+    for line in ["ok    TLS: TLSv1.3, TLS13_", "certificate of db.latchkey.test verified", ", with channel binding"] {
         assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
     }
     let local =
@@ -161,6 +162,24 @@ fn tls_with_the_right_name_and_authority_binds_the_channel_and_serves() {
     let encrypted = "select bool_and(s.ssl) from pg_stat_ssl as s join pg_stat_activity as a using (pid) \
                      where a.application_name = 'latchkey' and a.datname = 'ada'";
     assert_eq!(server.sql("ada").query_one(encrypted, &[]).unwrap().get::<_, Option<bool>>(0), Some(true));
+}
+
+#[test]
+fn direct_negotiation_begins_with_tls_and_names_the_protocol() {
+    let (postgres, database) = (Postgres::shared(), Database::create());
+    let (address, authority) = (peers::direct_tls(postgres), postgres.authority("ca.pem"));
+    let url = |negotiation: &str| {
+        format!(
+            "postgres://postgres@localhost:{}/{}?sslmode=verify-full&sslrootcert={authority}&{negotiation}",
+            address.port(),
+            database.name
+        )
+    };
+    let migrated = run(&["migrate"], &far(&url("sslnegotiation=direct")));
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    let checked = check(&url("sslnegotiation=direct"));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert_eq!(check(&url("sslnegotiation=postgres")).code, Some(1));
 }
 
 #[test]
@@ -529,4 +548,20 @@ fn a_connect_failure_is_logged_once_with_its_causes_and_without_the_password() {
     let log = server.log();
     assert_eq!(log.matches("event=database").count(), 1, "{log}");
     assert!(!log.contains("quokka"), "{log}");
+}
+
+#[test]
+fn a_database_that_is_away_is_left_alone_while_no_request_waits() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://ada@{}/x", listener.local_addr().unwrap());
+    let attempts = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    thread::spawn(move || listener.incoming().for_each(|_| drop(counted.fetch_add(1, Ordering::SeqCst))));
+    let server = Server::with(&Database::create(), &["serve", "--no-migrate"], &environment(&url));
+    let login = server.request("POST", "/auth/login").json(&json!({"email": "a@b.c", "password": PASSWORD}));
+    login.send().must(503);
+    let tried = attempts.load(Ordering::SeqCst);
+    thread::sleep(Duration::from_secs(4));
+    assert!(tried > 1, "{tried}");
+    assert_eq!(attempts.load(Ordering::SeqCst), tried);
 }

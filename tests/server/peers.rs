@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use postgres::{Client, NoTls};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
 
 use crate::support::await_that;
@@ -409,6 +411,53 @@ impl BlackHole {
             held.push(stream);
         }
         Self { address, _held: (socket, held) }
+    }
+}
+
+/// A TLS server as `sslnegotiation=direct` wants it, in front of the shared cluster: TLS from the first byte, and only for
+/// clients that name the protocol.
+pub fn direct_tls(postgres: &Postgres) -> SocketAddr {
+    let certificates = CertificateDer::pem_file_iter(postgres.authority("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(postgres.authority("server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let certificates = certificates.map(Result::unwrap).collect();
+    let mut config = config.with_no_client_auth().with_single_cert(certificates, key).unwrap();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            thread::spawn(move || unwrap_tls(rustls::StreamOwned::new(session, near)));
+        }
+    });
+    address
+}
+
+fn unwrap_tls(mut near: rustls::StreamOwned<rustls::ServerConnection, TcpStream>) -> io::Result<()> {
+    near.conn.complete_io(&mut near.sock)?;
+    if near.conn.alpn_protocol() != Some(b"postgresql") {
+        return Ok(());
+    }
+    let mut far = UnixStream::connect(cluster_socket())?;
+    let moment = Some(Duration::from_millis(5));
+    near.sock.set_read_timeout(moment)?;
+    far.set_read_timeout(moment)?;
+    loop {
+        pass_on(&mut near, &mut far)?;
+        pass_on(&mut far, &mut near)?;
+    }
+}
+
+/// What is there to be read now.
+fn pass_on(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = [0; 16 * 1024];
+    match from.read(&mut buffer) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(length) => to.write_all(&buffer[..length]).and_then(|()| to.flush()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
