@@ -152,7 +152,8 @@ fn negotiate(database: &Database, name: &str, mut socket: TcpStream) -> Result<S
     while session.is_handshaking() {
         session.complete_io(&mut socket).map_err(words)?;
     }
-    let protocol = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("unknown");
+    let protocol =
+        session.protocol_version().and_then(|version| version.as_str()).unwrap_or("unknown").replace('_', ".");
     let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
     Ok(format!("{protocol}, {suite}, certificate of {name} verified"))
 }

@@ -1,0 +1,567 @@
+//! A database that is far away: its connection strings, TLS, round trips, sleep and silence.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use latchkey::database::Database as Parsed;
+use postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
+use serde_json::json;
+
+use crate::peers::{self, ADA_PASSWORD, ADA_PASSWORD_ESCAPED, BlackHole, Postgres, Proxy, Target, database_threads};
+use crate::support::{
+    Database, Environment, Finished, PASSWORD, Role, Server, User, at_once, await_that, environment, protected, run,
+};
+
+// ---------------------------------------------------------------------------------------------- connection strings
+
+fn parse(text: &str) -> Parsed {
+    Parsed::parse(text, 10).unwrap_or_else(|rule| panic!("{text}: {rule}"))
+}
+
+#[test]
+fn the_strings_that_neon_prints_are_taken() {
+    for (text, binding, negotiation) in [
+        ("sslmode=require&channel_binding=require", ChannelBinding::Require, SslNegotiation::Postgres),
+        ("sslmode=require", ChannelBinding::Prefer, SslNegotiation::Postgres),
+        ("sslmode=verify-full", ChannelBinding::Prefer, SslNegotiation::Postgres),
+        ("sslmode=verify-full&sslrootcert=system", ChannelBinding::Prefer, SslNegotiation::Postgres),
+        ("sslmode=require&sslnegotiation=direct", ChannelBinding::Prefer, SslNegotiation::Direct),
+        ("sslmode=require&pgbouncer=true&connect_timeout=15", ChannelBinding::Prefer, SslNegotiation::Postgres),
+        ("", ChannelBinding::Prefer, SslNegotiation::Postgres),
+    ] {
+        for host in ["ep-a-b-123456.eu-central-1.aws.neon.tech", "ep-a-b-123456-pooler.eu-central-1.aws.neon.tech"] {
+            for scheme in ["postgres", "postgresql"] {
+                let database = parse(&format!("{scheme}://ada:npg_A1b2@{host}/neondb?{text}"));
+                let driver = &database.driver;
+                assert_eq!(driver.get_hosts(), [Host::Tcp(host.into())]);
+                assert_eq!((driver.get_user(), driver.get_dbname()), (Some("ada"), Some("neondb")));
+                assert_eq!(driver.get_password(), Some(&b"npg_A1b2"[..]));
+                assert_eq!(driver.get_ssl_mode(), SslMode::Require, "{text}");
+                assert_eq!(driver.get_channel_binding(), binding, "{text}");
+                assert_eq!(driver.get_ssl_negotiation(), negotiation, "{text}");
+                assert!(!database.is_this_machine());
+            }
+        }
+    }
+    let endpoint = parse("postgresql://ada:x@ep-a.neon.tech/db?sslmode=require&options=endpoint%3Dep-a-b-123456");
+    assert_eq!(endpoint.driver.get_options(), Some("endpoint=ep-a-b-123456"));
+}
+
+#[test]
+fn what_users_of_libpq_write_is_taken() {
+    let escaped = parse(&format!("postgres://a%40da:{ADA_PASSWORD_ESCAPED}@localhost:6543/d%20b"));
+    assert_eq!(escaped.driver.get_password(), Some(ADA_PASSWORD.as_bytes()));
+    assert_eq!((escaped.driver.get_user(), escaped.driver.get_dbname()), (Some("a@da"), Some("d b")));
+    assert_eq!(escaped.driver.get_ports(), [6543]);
+    let pairs = parse(r"host=localhost port = 6543 user=ada password='it\'s \\ x' dbname=db keepalives_count=5");
+    assert_eq!(pairs.driver.get_password(), Some(&br"it's \ x"[..]));
+    assert_eq!(pairs.driver.get_keepalives_retries(), Some(5));
+    let several = parse("postgres://ada@[::1]:1,localhost,127.0.0.1:3/db?target_session_attrs=read-write");
+    assert_eq!(several.driver.get_hosts(), ["::1", "localhost", "127.0.0.1"].map(|host| Host::Tcp(host.into())));
+    assert_eq!(several.driver.get_ports(), [1, 5432, 3]);
+    assert!(several.is_this_machine() && !several.uses_tls());
+    for socket in ["postgres:///db?host=/run/pg&user=ada", "postgres://%2Frun%2Fpg/db", "host=/run/pg dbname=db"] {
+        let socket = parse(socket);
+        assert_eq!(socket.driver.get_hosts(), [Host::Unix("/run/pg".into())]);
+        assert!(socket.is_this_machine());
+    }
+    let milliseconds = parse("host=localhost tcp_user_timeout=1500");
+    assert_eq!(milliseconds.driver.get_tcp_user_timeout(), Some(&Duration::from_millis(1500)));
+}
+
+#[test]
+fn another_machine_gets_tls_unless_disable_is_written_and_this_one_where_it_is_asked_for() {
+    for (text, tls) in [
+        ("host=db.example.org", true),
+        ("host=db.example.org sslmode=allow", true),
+        ("host=db.example.org sslmode=prefer", true),
+        ("host=db.example.org sslmode=verify-ca", true),
+        ("host=db.example.org sslmode=disable", false),
+        ("host=192.0.2.1", true),
+        ("host=localhost,db.example.org", true),
+        ("host=localhost hostaddr=192.0.2.1", true),
+        ("host=localhost.example.org", true),
+        ("host=localhost", false),
+        ("host=127.0.0.1", false),
+        ("host=::1 sslmode=prefer", false),
+        ("host=localhost sslmode=require", true),
+        ("host=127.0.0.1 sslmode=verify-full", true),
+        ("host=/run/postgresql sslmode=require", false),
+    ] {
+        assert_eq!(parse(text).uses_tls(), tls, "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_its_name_and_nothing_of_the_string_is_repeated() {
+    for (text, named) in [
+        ("postgres://ada:quokka@h/db?sslcert=quokka", "sslcert"),
+        ("postgres://ada:quokka@h/db?pool_timeout=77", "pool_timeout"),
+        ("postgres://ada:quokka@h/db?connection_limit=77", "connection_limit"),
+        ("postgres://ada:quokka@h/db?service=quokka", "service"),
+        ("postgres://ada:quokka@h/db?sslmode=quokka", "sslmode"),
+        ("postgres://ada:quokka@h/db?channel_binding=quokka", "channel_binding"),
+        ("postgres://ada:quokka@h:quokka/db", "port"),
+        ("postgres://ada:quokka@h/db?gssencmode=require", "gssencmode"),
+        ("postgres://ada:quokka@h/db?target_session_attrs=standby", "target_session_attrs"),
+        ("postgres://ada:quokka@h/db?sslrootcert=/nowhere/quokka", "sslrootcert"),
+        ("postgres://ada:quokka@h/db?sslmode=disable&channel_binding=require", "channel_binding"),
+        ("postgres://ada:quokka@localhost/db?sslnegotiation=direct", "sslnegotiation"),
+        ("hostaddr=192.0.2.1 password=quokka", "hostaddr"),
+        ("host=a,b port=1,2,3 password=quokka", "differ in length"),
+        ("postgres:///db?user=quokka", "no host"),
+        ("postgres://ada:quo?kka=1@h/db?x=quokka", "not known"),
+        ("postgres://ada:quokka@h/db?quokka", "without a value"),
+        ("postgres://ada:%ff@h/quokka", "UTF-8"),
+        ("host=h password='quokka", "neither"),
+        ("quokka", "neither"),
+        ("mysql://ada:quokka@h/db", "neither"),
+    ] {
+        let Err(rule) = Parsed::parse(text, 10) else { panic!("{text} was taken") };
+        assert!(rule.contains(named), "{text}: {rule}");
+        assert!(!rule.contains("quokka") && !rule.contains("77"), "{text}: {rule}");
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- TLS
+
+fn ada(server: &Postgres, host: &str, parameters: &str) -> String {
+    format!("postgres://ada:{ADA_PASSWORD_ESCAPED}@{host}:{}/ada?{parameters}", server.port)
+}
+
+/// The environment of a command on this database, whatever machine it is on.
+fn far(url: &str) -> Environment {
+    let mut environment = environment(url);
+    environment.remove("LATCHKEY_ENV");
+    environment.remove("BCRYPT_COST");
+    environment
+}
+
+fn check(url: &str) -> Finished {
+    run(&["check"], &far(url))
+}
+
+#[test]
+fn tls_with_the_right_name_and_authority_binds_the_channel_and_serves() {
+    let server = Postgres::shared();
+    let authority = server.authority("ca.pem");
+    // `hostaddr` says where the name leads, which makes it another machine as far as the program knows.
+    let url = ada(server, "db.latchkey.test", &format!("hostaddr=127.0.0.1&sslrootcert={authority}"));
+    assert_eq!(run(&["migrate"], &far(&url)).code, Some(0));
+    let checked = check(&url);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    for line in ["ok    TLS: TLSv1.3, TLS13_", "certificate of db.latchkey.test verified", ", with channel binding"] {
+        assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
+    }
+    let local =
+        ada(server, "localhost", &format!("sslmode=verify-full&channel_binding=require&sslrootcert={authority}"));
+    let instance = Server::on(&Database::create(), &local, &[]);
+    let user = instance.user("tls");
+    instance.task(&user, "one");
+    let encrypted = "select bool_and(s.ssl) from pg_stat_ssl as s join pg_stat_activity as a using (pid) \
+                     where a.application_name = 'latchkey' and a.datname = 'ada'";
+    assert_eq!(server.sql("ada").query_one(encrypted, &[]).unwrap().get::<_, Option<bool>>(0), Some(true));
+}
+
+#[test]
+fn direct_negotiation_begins_with_tls_and_names_the_protocol() {
+    let (postgres, database) = (Postgres::shared(), Database::create());
+    let (address, authority) = (peers::direct_tls(postgres), postgres.authority("ca.pem"));
+    let url = |negotiation: &str| {
+        format!(
+            "postgres://postgres@localhost:{}/{}?sslmode=verify-full&sslrootcert={authority}&{negotiation}",
+            address.port(),
+            database.name
+        )
+    };
+    let migrated = run(&["migrate"], &far(&url("sslnegotiation=direct")));
+    assert_eq!(migrated.code, Some(0), "{migrated:?}");
+    let checked = check(&url("sslnegotiation=direct"));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert_eq!(check(&url("sslnegotiation=postgres")).code, Some(1));
+}
+
+#[test]
+fn a_wrong_name_an_unknown_authority_and_plain_text_are_refused() {
+    let server = Postgres::shared();
+    let [right, other] = ["ca.pem", "other.pem"].map(|name| format!("sslrootcert={}", server.authority(name)));
+    let plain = peers::answers_with(b'N');
+    for (url, reason) in [
+        (ada(server, "127.0.0.1", &format!("sslmode=require&{right}")), "not valid for name"),
+        (ada(server, "wrong.latchkey.test", &format!("hostaddr=127.0.0.1&{right}")), "not valid for name"),
+        (ada(server, "localhost", &format!("sslmode=verify-ca&{other}")), "invalid peer certificate"),
+        (ada(server, "localhost", "sslmode=require"), "UnknownIssuer"),
+        (ada(server, "db.latchkey.test", "hostaddr=127.0.0.1&sslrootcert=system"), "UnknownIssuer"),
+        (format!("postgres://ada:quokka@localhost:{}/ada?sslmode=require", plain.port()), "plain text"),
+    ] {
+        let checked = check(&url);
+        assert_eq!(checked.code, Some(1), "{url}: {checked:?}");
+        let line = checked.stdout.lines().find(|line| line.starts_with("FAIL  TLS: ")).unwrap_or_default();
+        assert!(line.contains(reason), "{url}: {checked:?}");
+        // The driver, which `check` does not ask for this line, must refuse as well.
+        let migrated = run(&["migrate"], &far(&url));
+        assert_eq!(migrated.code, Some(1), "{url}: {migrated:?}");
+        assert!(migrated.stderr.to_lowercase().contains("tls"), "{url}: {migrated:?}");
+    }
+}
+
+#[test]
+fn a_wrong_password_is_a_line_and_is_not_shown() {
+    let server = Postgres::shared();
+    let url = format!("postgres://ada:quokka@localhost:{}/ada", server.port);
+    let checked = check(&url);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    assert!(checked.stdout.contains("FAIL  authentication: ") && checked.stdout.contains("password"), "{checked:?}");
+    assert!(!format!("{checked:?}").contains("quokka"), "{checked:?}");
+}
+
+// ------------------------------------------------------------------------------------------------------- check
+
+fn migrated() -> std::sync::Arc<Database> {
+    let database = Database::create();
+    assert_eq!(run(&["migrate"], &environment(&database.url())).code, Some(0));
+    database
+}
+
+#[test]
+fn check_names_everything_that_the_migrations_make() {
+    let database = migrated();
+    let checked = check(&database.url());
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let made = "select 'table ' || tablename from pg_tables where schemaname = 'public'
+        union all select 'column ' || table_name || '.' || column_name || ' '
+            from information_schema.columns where table_schema = 'public'
+        union all select 'constraint ' || conname from pg_constraint
+            where connamespace = 'public'::regnamespace and contype <> 'n'
+        union all select 'index ' || indexname from pg_indexes where schemaname = 'public'
+            and indexname not in (select conname from pg_constraint)
+        union all select 'function ' || proname || '(' from pg_proc where pronamespace = 'public'::regnamespace";
+    let made = database.sql().query(made, &[]).unwrap();
+    assert!(made.len() > 50);
+    for name in made.iter().map(|row| row.get::<_, String>(0)) {
+        assert!(checked.stdout.contains(&format!("ok    {name}")), "{name} is not checked:\n{}", checked.stdout);
+    }
+}
+
+#[test]
+fn check_says_what_is_missing_and_exits_with_1() {
+    for (change, line) in [
+        ("drop table known_addresses", "FAIL  table known_addresses: missing"),
+        ("alter table tasks drop column description", "FAIL  column tasks.description text: missing"),
+        ("alter table users alter email drop not null", "FAIL  column users.email text not null: missing"),
+        ("alter table users drop constraint users_email_key", "FAIL  constraint users_email_key: missing"),
+        ("drop index tasks_user_id_id_idx", "FAIL  index tasks_user_id_id_idx: missing"),
+        ("drop function rfc3339", "FAIL  function rfc3339(timestamp with time zone): missing"),
+        (
+            "delete from migrations where name = '002_tasks'",
+            "FAIL  migrations: run latchkey migrate: 002_tasks pending",
+        ),
+        ("alter role all in database {} reset all", ""),
+    ] {
+        let database = migrated();
+        let change = change.replace("{}", &database.name);
+        database.sql().batch_execute(&change).unwrap();
+        let checked = check(&database.url());
+        assert_eq!(checked.code, Some(if line.is_empty() { 0 } else { 1 }), "{change}: {checked:?}");
+        assert!(checked.stdout.contains(line), "{change}: {}", checked.stdout);
+    }
+}
+
+#[test]
+fn check_says_which_rights_the_servers_role_lacks() {
+    let database = migrated();
+    let role = Role::create(&database);
+    let grant = format!("grant select, insert, update on all tables in schema public to {}", role.name);
+    database.sql().batch_execute(&grant).unwrap();
+    let checked = check(&database.url_as(&role.name));
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    for line in ["FAIL  rights on tasks: not granted: delete\n", "ok    rights on migrations: select\n"] {
+        assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
+    }
+}
+
+// ------------------------------------------------------------------------------------------- statement time limit
+
+#[test]
+fn migrate_limits_the_statements_of_the_servers_role_in_this_database_alone() {
+    let database = Database::create();
+    let role = Role::create(&database);
+    let mut environment = environment(&database.url_as(&role.name));
+    environment.insert("MIGRATE_DATABASE_URL".into(), database.url());
+    assert_eq!(run(&["migrate"], &environment).code, Some(0));
+    let limit = |database: &Database, role: &str| -> String {
+        let mut sql = postgres::Client::connect(&database.url_as(role), postgres::NoTls).unwrap();
+        sql.query_one("show statement_timeout", &[]).unwrap().get(0)
+    };
+    assert_eq!(limit(&database, &role.name), "5s");
+    assert_eq!(limit(&database, "postgres"), "0");
+    assert_eq!(limit(&Database::create(), &role.name), "0");
+    let another = format!("alter role {} in database {} set statement_timeout = '7s'", role.name, database.name);
+    database.sql().batch_execute(&another).unwrap();
+    assert_eq!(run(&["migrate"], &environment).code, Some(0));
+    assert_eq!(limit(&database, &role.name), "7s", "what the operator set is kept");
+}
+
+#[test]
+fn a_statement_that_runs_into_the_limit_is_503() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let mut sql = server.sql();
+    let mut lock = sql.transaction().unwrap();
+    lock.batch_execute("lock table tasks").unwrap();
+    let start = Instant::now();
+    server.request("GET", "/api/me/tasks").bearer(&user.token).send().must(503);
+    let waited = start.elapsed();
+    assert!((4..8).contains(&waited.as_secs()), "{waited:?}");
+    server.wait_for_log(&["event=failure", "statement timeout"]);
+}
+
+#[test]
+fn migrations_are_not_bound_by_the_limit() {
+    let database = Database::create();
+    let role = format!("alter role postgres in database {} set statement_timeout = '1s'", database.name);
+    database.sql().batch_execute(&role).unwrap();
+    let mut sql = database.sql();
+    let mut other = sql.transaction().unwrap();
+    // The lock that migrations take: the program waits for it longer than the limit.
+    other.batch_execute("select pg_advisory_xact_lock(x'6c617463686b6579'::bigint)").unwrap();
+    let url = database.url();
+    let migrating = thread::spawn(move || run(&["migrate"], &environment(&url)));
+    thread::sleep(Duration::from_millis(2500));
+    other.commit().unwrap();
+    assert_eq!(migrating.join().unwrap().code, Some(0));
+}
+
+// -------------------------------------------------------------------------------------------------- round trips
+
+/// A server whose database is reached through a proxy.
+fn behind_proxy(variables: &[(&str, &str)]) -> (Server, Proxy) {
+    let (database, proxy) = (Database::create(), Proxy::start());
+    let server = Server::on(&database, &proxy.url(&database.name, "postgres"), variables);
+    (server, proxy)
+}
+
+#[test]
+fn each_operation_takes_one_round_trip_register_and_login_two_password_and_delete_three() {
+    let (server, proxy) = behind_proxy(&[("POOL_SIZE", "1")]);
+    let user = server.user("ada");
+    let task = server.task(&user, "one")["id"].as_str().unwrap().to_owned();
+    let credentials = json!({"email": user.email, "password": PASSWORD});
+    let tokens = server.request("POST", "/auth/login").json(&credentials).send().must(200).json();
+    let me = |method: &str, path: &str| server.request(method, path).bearer(&user.token);
+    let change = json!({"current_password": PASSWORD, "new_password": format!("{PASSWORD} and more")});
+    let other = json!({"email": "eve@example.org", "password": PASSWORD});
+    let refresh = json!({"refresh_token": tokens["refresh_token"]});
+    let mut operations = vec![
+        ("register", 2, server.request("POST", "/auth/register").json(&other)),
+        ("login", 2, server.request("POST", "/auth/login").json(&credentials)),
+        ("refresh", 1, server.request("POST", "/auth/refresh").json(&refresh)),
+        ("healthz", 0, server.request("GET", "/healthz")),
+        ("mismatch", 0, me("GET", "/api/someone-else/tasks")),
+        ("password", 3, me("PUT", "/auth/password").json(&change)),
+        ("logout", 1, server.request("POST", "/auth/logout").bearer(tokens["access_token"].as_str().unwrap())),
+    ];
+    let tail = [("logout-all", 1, me("POST", "/auth/logout-all")), ("me without a session", 1, me("GET", "/auth/me"))];
+    let protected = protected().into_iter().map(|e| (e.name, 1, e.request(&server, "me", &task).bearer(&user.token)));
+    operations.splice(5..5, protected.collect::<Vec<_>>());
+    for (name, expected, request) in operations.into_iter().chain(tail) {
+        // A connection that rested for a second costs one more: this one is warm.
+        server.request("GET", "/auth/me").bearer(&user.token).send();
+        let before = proxy.round_trips();
+        request.send();
+        assert_eq!(proxy.round_trips() - before, expected, "{name}");
+    }
+    let last = server.login("eve@example.org", PASSWORD);
+    let before = proxy.round_trips();
+    server.request("POST", "/auth/delete").bearer(&last).json(&json!({"password": PASSWORD})).send().must(204);
+    assert_eq!(proxy.round_trips() - before, 3, "delete");
+}
+
+#[test]
+fn without_requests_nothing_is_sent_and_healthz_opens_no_connection() {
+    let (server, proxy) = behind_proxy(&[]);
+    let before = proxy.round_trips();
+    server.request("GET", "/healthz").send().must(200);
+    assert_eq!((proxy.round_trips(), database_threads(server.pid())), (before, 0), "the start or /healthz connected");
+    let user = server.user("ada");
+    server.task(&user, "one");
+    let before = proxy.round_trips();
+    thread::sleep(Duration::from_secs(3));
+    server.request("GET", "/healthz").send().must(200);
+    assert_eq!(proxy.round_trips(), before, "the database cannot sleep");
+}
+
+// ------------------------------------------------------------------------------------------- sleep, ends, silence
+
+/// Repeatable statements and the others, each expected to succeed.
+fn all_kinds(server: &Server, user: &User) {
+    let me = |method: &str, path: &str| server.request(method, path).bearer(&user.token);
+    let id = server.task(user, "one")["id"].as_str().unwrap().to_owned();
+    me("GET", "/api/me/tasks").send().must(200);
+    me("PATCH", &format!("/api/me/tasks/{id}/complete")).send().must(200);
+    me("DELETE", &format!("/api/me/tasks/{id}")).send().must(204);
+}
+
+#[test]
+fn the_first_request_after_a_cold_start_of_3_seconds_waits_and_succeeds() {
+    let (server, proxy) = behind_proxy(&[]);
+    let user = server.user("ada");
+    proxy.silence();
+    proxy.cut();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_secs(3));
+            proxy.forward();
+        });
+        let start = Instant::now();
+        server.request("GET", "/api/me/tasks").bearer(&user.token).send().must(200);
+        assert!(start.elapsed() >= Duration::from_millis(2900), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_connection_that_ended_while_it_rested_costs_no_request_of_any_kind() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let list = server.request("GET", "/api/me/tasks").bearer(&user.token);
+    for kind in 0..3 {
+        at_once(8, |_| list.send().must(200));
+        thread::sleep(Duration::from_millis(1100));
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity \
+                   where datname = current_database() and pid <> pg_backend_pid()";
+        server.sql().batch_execute(end).unwrap();
+        let id = || server.task(&user, "one")["id"].as_str().unwrap().to_owned();
+        match kind {
+            0 => drop(list.send().must(200)),
+            1 => drop(
+                server.request("POST", "/auth/logout").bearer(&server.login(&user.email, PASSWORD)).send().must(204),
+            ),
+            _ => {
+                let path = format!("/api/me/tasks/{}/complete", id());
+                thread::sleep(Duration::from_millis(1100));
+                server.sql().batch_execute(end).unwrap();
+                let toggled = server.request("PATCH", &path).bearer(&user.token).send().must(200);
+                assert_eq!(toggled.json()["completed"], true);
+            }
+        }
+    }
+}
+
+/// Ends the connection on which a statement waits for a lock on tasks, then lets go of the lock.
+fn status_if_the_connection_dies_in_the_middle(method: &str, path: &str, body: Option<serde_json::Value>) -> u16 {
+    let server = Server::start();
+    let user = server.user("ada");
+    let id = server.task(&user, "one")["id"].as_str().unwrap().to_owned();
+    let mut request = server.request(method, &path.replace("{id}", &id)).bearer(&user.token);
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let (mut holder, mut sql) = (server.sql(), server.sql());
+    let mut lock = holder.transaction().unwrap();
+    lock.batch_execute("lock table tasks").unwrap();
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| request.send().status);
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity \
+                   where datname = current_database() and wait_event_type = 'Lock'";
+        await_that("the statement waits", || sql.execute(end, &[]).unwrap() > 0);
+        lock.commit().unwrap();
+        asking.join().unwrap()
+    })
+}
+
+#[test]
+fn a_repeatable_statement_is_repeated_where_its_connection_dies_and_no_other_is() {
+    let item = "/api/me/tasks/{id}";
+    for (method, path, body, status) in [
+        ("GET", "/api/me/tasks", None, 200),
+        ("GET", item, None, 200),
+        ("POST", "/api/me/tasks", Some(json!({"title": "two"})), 201),
+        ("PUT", item, Some(json!({"title": "two"})), 200),
+        ("PATCH", "/api/me/tasks/{id}/complete", Some(json!({"completed": true})), 200),
+        ("PATCH", "/api/me/tasks/{id}/complete", None, 503),
+        ("DELETE", item, None, 503),
+    ] {
+        let seen = status_if_the_connection_dies_in_the_middle(method, path, body.clone());
+        assert_eq!(seen, status, "{method} {path} {body:?}");
+    }
+}
+
+#[test]
+fn a_database_that_falls_silent_is_503_in_time_and_leaves_no_thread_behind() {
+    let (server, proxy) = behind_proxy(&[("POOL_SIZE", "3")]);
+    let user = server.user("ada");
+    let list = server.request("GET", "/api/me/tasks").bearer(&user.token);
+    at_once(3, |_| list.send().must(200));
+    proxy.silence();
+    for round in 0..2 {
+        at_once(16, |_| {
+            let start = Instant::now();
+            list.send().must(503);
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        });
+        let threads = database_threads(server.pid());
+        assert!(threads <= 6, "round {round}: {threads} threads for a pool of 3");
+    }
+    // As a proxy that comes back: what was silent ends, new connections work.
+    proxy.cut();
+    proxy.forward();
+    let back = Instant::now();
+    await_that("the service is back", || list.send().status == 200);
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+    await_that("the threads have ended", || database_threads(server.pid()) <= 3);
+    all_kinds(&server, &user);
+}
+
+#[test]
+fn peers_that_never_answer_are_503_in_time() {
+    let hole = BlackHole::open();
+    let silent = Proxy::to(Target::Tcp(hole.address));
+    let peers = [("silent", silent.address), ("black hole", hole.address), ("nonsense", peers::answers_with(b'?'))];
+    at_once(peers.len(), |number| {
+        let (what, address) = peers[number];
+        let database = Database::create();
+        let url = format!("postgres://postgres@{address}/{}", database.name);
+        let server = Server::with(&database, &["serve", "--no-migrate"], &environment(&url));
+        let start = Instant::now();
+        let login = server.request("POST", "/auth/login").json(&json!({"email": "a@b.c", "password": PASSWORD}));
+        login.send().must(503);
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", start.elapsed());
+        let start = Instant::now();
+        server.request("GET", "/readyz").send().must(503);
+        assert!(start.elapsed() < Duration::from_secs(4), "{what}: {:?}", start.elapsed());
+        let start = Instant::now();
+        assert_eq!(run(&["migrate"], &environment(&url)).code, Some(1), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_connect_failure_is_logged_once_with_its_causes_and_without_the_password() {
+    let database = Database::create();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("postgres://ada:quokka@{free}/x");
+    let server = Server::with(&database, &["serve", "--no-migrate"], &environment(&url));
+    let login = server.request("POST", "/auth/login").json(&json!({"email": "a@b.c", "password": PASSWORD}));
+    at_once(4, |_| login.send().must(503));
+    server.wait_for_log(&["event=database outcome=failed", "error connecting to server", "refused"]);
+    let log = server.log();
+    assert_eq!(log.matches("event=database").count(), 1, "{log}");
+    assert!(!log.contains("quokka"), "{log}");
+}
+
+#[test]
+fn a_database_that_is_away_is_left_alone_while_no_request_waits() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://ada@{}/x", listener.local_addr().unwrap());
+    let attempts = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    thread::spawn(move || listener.incoming().for_each(|_| drop(counted.fetch_add(1, Ordering::SeqCst))));
+    let server = Server::with(&Database::create(), &["serve", "--no-migrate"], &environment(&url));
+    let login = server.request("POST", "/auth/login").json(&json!({"email": "a@b.c", "password": PASSWORD}));
+    login.send().must(503);
+    let tried = attempts.load(Ordering::SeqCst);
+    thread::sleep(Duration::from_secs(4));
+    assert!(tried > 1, "{tried}");
+    assert_eq!(attempts.load(Ordering::SeqCst), tried);
+}
