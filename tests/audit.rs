@@ -70,7 +70,7 @@ fn files(directory: &str, extension: &str) -> Vec<String> {
 /// The source without its unit tests, comments and blank lines.
 fn code(path: &str) -> Vec<String> {
     let text = read(path);
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = text.split("\n#[cfg(test)]\n").next().unwrap_or_default();
     code.lines().filter(|l| !l.trim().is_empty() && !l.trim().starts_with("//")).map(str::to_owned).collect()
 }
 

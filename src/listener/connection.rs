@@ -4,6 +4,7 @@
 //! place when the server stops. What is being done stands under a lock (`Phase`), and who changes it first has the
 //! connection; so it is closed only while it waits for its client, and no request is answered twice.
 
+use std::mem::take;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -11,27 +12,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
-use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::head::{self, Connection, Head};
+use super::head::{self, Head};
 use super::{Headers, Refusal, Server};
 
 /// How long a connection may be open without a byte of a request.
 const IDLE_TIME: Duration = Duration::from_secs(30);
-/// How long a request may take, from its first byte to the last of its body.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// How long the client may take to accept a response.
-const WRITE_TIME: Duration = Duration::from_secs(10);
+/// How long a request may take from its first byte to its last; and the same for a response.
+const MESSAGE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that closes is read on.
 const LINGER_TIME: Duration = Duration::from_secs(2);
-/// How much room is made for what comes next; an idle connection keeps no more.
+/// How much is read at once; an idle connection keeps no more.
 const READ_BYTES: usize = 4 * 1024;
+/// How much the operating system holds of a response; left alone, it is some MiB for each client that never reads.
+const SEND_BYTES: usize = 64 * 1024;
+/// How much of requests and responses all connections together may hold while they wait for their clients.
+const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
 
 /// A connection, as far as a handler may know it.
-#[derive(Debug)]
 pub struct Peer {
     stream: TcpStream,
     address: SocketAddr,
@@ -40,7 +41,6 @@ pub struct Peer {
 }
 
 /// What is being done with a connection.
-#[derive(Debug)]
 pub(super) enum Phase {
     /// Its thread works, and does not wait.
     Busy,
@@ -59,121 +59,126 @@ type Stop = Option<Refusal>;
 
 /// Serves a connection until it is to be closed.
 pub(super) fn serve(server: &Server, peer: &Peer) {
-    let mut inbox = Inbox { peer, bytes: Vec::new(), since: None };
-    loop {
-        match exchange(server, peer, &mut inbox) {
-            Ok(Connection::KeepAlive) => {}
-            Ok(Connection::Close) => return inbox.linger(),
-            Err(_) => return,
-        }
-    }
+    let mut conversation = Conversation { server, peer, bytes: Vec::new(), since: None };
+    while conversation.exchange().is_ok() {}
 }
 
-/// One request and its response.
-fn exchange(server: &Server, peer: &Peer, inbox: &mut Inbox) -> Result<Connection, Stop> {
-    let mut head = Head::default();
-    if let Err(stop) = inbox.request(&mut head) {
-        // After what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
-        let response = server.refuse(stop.ok_or(None)?, peer.address, &head.headers);
-        peer.send(&head::response(response, &head.method, Connection::Close))?;
-        return Ok(Connection::Close);
-    }
-    let content = head.body.into_content();
-    let request = Request::fake_http_from(peer.address, &head.method, head.target, head.headers, content);
-    let response = answer(server, peer, request)?;
-    // RFC 9112 §9.6: a server that stops says so; but what it has received it answers.
-    let stops = server.is_stopping.load(Ordering::Acquire) && inbox.bytes.is_empty();
-    let connection = if stops { Connection::Close } else { head.connection };
-    peer.send(&head::response(response, &head.method, connection))?;
-    Ok(connection)
-}
-
-/// What the handler answers. While it works, nobody takes the connection but a server that has stopped.
-fn answer(server: &Server, peer: &Peer, request: Request) -> Result<Response, Stop> {
-    let request = Arc::new(request);
-    peer.enter(Phase::Handling(Arc::clone(&request)))?;
-    let response = catch_unwind(AssertUnwindSafe(|| (server.handle)(&request, peer)));
-    peer.enter(Phase::Busy)?;
-    let refuse = |_| server.refuse(Refusal::HandlerPanicked, peer.address, &headers_of(&request));
-    Ok(response.unwrap_or_else(refuse))
-}
-
-fn headers_of(request: &Request) -> Headers {
-    request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-/// What has been received and not been used.
-struct Inbox<'a> {
+/// What a connection's thread knows of it.
+struct Conversation<'a> {
+    server: &'a Server,
     peer: &'a Peer,
+    /// What has been received and not been used.
     bytes: Vec<u8>,
     /// When the request that is being read began to come.
     since: Option<Instant>,
 }
 
-impl Inbox<'_> {
+impl Conversation<'_> {
+    /// One request and its response. An error where there is to be no other.
+    fn exchange(&mut self) -> Result<(), Stop> {
+        let mut head = Head::default();
+        if let Err(stop) = self.request(&mut head) {
+            // After what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
+            let response = self.server.refuse(stop.ok_or(None)?, self.peer.address, &head.headers);
+            return self.respond(response, &Head { method: head.method, ..Head::default() });
+        }
+        let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
+        let request = Arc::new(Request::fake_http_from(self.peer.address, &head.method, target, headers, body.content));
+        self.peer.enter(Phase::Handling(Arc::clone(&request)))?;
+        let response = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.peer)))
+            .unwrap_or_else(|_| self.server.refuse(Refusal::HandlerPanicked, self.peer.address, &headers_of(&request)));
+        self.peer.enter(Phase::Busy)?;
+        drop(request);
+        // RFC 9112 §9.6: a server that stops says so; but what it has received it answers.
+        head.keep_alive &= !self.server.shared.is_stopping.load(Ordering::Acquire) || !self.bytes.is_empty();
+        self.respond(response, &head)
+    }
+
     /// Reads the next request, with its body, into `head`.
     fn request(&mut self, head: &mut Head) -> Result<(), Stop> {
         self.since = (!self.bytes.is_empty()).then(Instant::now);
         self.bytes.shrink_to(READ_BYTES);
-        // Parsed from its start whenever more has come: a head is too small for that to be worth an attack.
-        let length = loop {
-            match head.parse(&self.bytes)? {
-                Some(length) => break length,
-                None => self.receive()?,
-            }
-        };
-        self.bytes.drain(..length);
+        // Read from its start whenever more has come: a head is too small for that to be worth an attack.
+        while !head.read(&mut self.bytes)? {
+            self.receive(0)?;
+        }
         // RFC 9110 §10.1.1: not where the body comes already. One that is too large was refused instead.
-        if head.expects_continue && !head.body.is_complete() && self.bytes.is_empty() {
-            self.peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        if head.expects_continue && self.bytes.is_empty() {
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        loop {
-            let used = head.body.read(&self.bytes)?;
-            self.bytes.drain(..used);
-            if head.body.is_complete() {
-                return Ok(());
-            }
-            self.receive()?;
+        while !head.body.read(&mut self.bytes)? {
+            self.receive(head.body.content.len())?;
         }
+        Ok(())
     }
 
-    /// Waits for more bytes, at least one.
-    fn receive(&mut self) -> Result<(), Stop> {
-        self.peer.enter(self.since.map_or_else(|| Phase::Idle(Instant::now()), Phase::Reading))?;
-        // A request's first bytes are mostly all of it. They take one system call; their time was set once and for all.
-        let is_late = self.since.is_some_and(|since| !self.peer.is_ready(PollFlags::IN, since + REQUEST_TIME));
-        let count = if is_late { Ok(0) } else { self.read() };
-        self.peer.enter(Phase::Busy)?;
-        match (count, self.since.replace(self.since.unwrap_or_else(Instant::now))) {
-            (Ok(1..), _) => Ok(()),
-            (Ok(0), Some(_)) if is_late => Err(Some(Refusal::RequestTimeout)),
-            // RFC 9112 §8: what is incomplete is not to be acted on.
-            (Ok(0), Some(_)) => Err(Some(Refusal::BadRequest("the request is incomplete"))),
-            _ => Err(None),
+    /// Waits for more bytes, at least one, while the connection holds so many.
+    fn receive(&mut self, held: usize) -> Result<(), Stop> {
+        match self.since {
+            // The first bytes are mostly the whole request, and take one system call: their time was set once.
+            None => self.peer.enter(Phase::Idle(Instant::now()))?,
+            Some(since) => self.wait(Phase::Reading(since), PollFlags::IN, since + MESSAGE_TIME, held)?,
         }
+        let count = self.read();
+        self.peer.enter(Phase::Busy)?;
+        self.since = self.since.or_else(|| Some(Instant::now()));
+        // RFC 9112 §8: what ends early is not acted on, and need not be answered.
+        count.ok().filter(|&count| count > 0).map(drop).ok_or(None)
     }
 
     fn read(&mut self) -> Result<usize, Errno> {
-        if self.bytes.len() == self.bytes.capacity() {
-            self.bytes.reserve(READ_BYTES);
-        }
-        let stream = &self.peer.stream;
-        retry_on_intr(|| recv(stream, spare_capacity(&mut self.bytes), RecvFlags::empty()).map(|(_, count)| count))
+        let mut chunk = [0; READ_BYTES];
+        let (_, count) = retry_on_intr(|| recv(&self.peer.stream, &mut chunk, RecvFlags::empty()))?;
+        self.bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        Ok(count)
     }
 
-    /// Ends the connection. Closed with bytes unread, a socket is reset, and a reset takes the response from a client
-    /// that has not read it yet: so they are read for a while (RFC 9112 §9.6).
-    fn linger(&mut self) {
+    /// Sends a response, and ends the connection where that is meant.
+    fn respond(&mut self, response: Response, head: &Head) -> Result<(), Stop> {
+        self.send(&head::response(response, head))?;
+        if head.keep_alive { Ok(()) } else { self.linger() }
+    }
+
+    /// Sends all of `bytes`, mostly at once.
+    fn send(&self, bytes: &[u8]) -> Result<(), Stop> {
+        let mut rest = self.peer.send_now(bytes)?;
+        let since = Instant::now();
+        while !rest.is_empty() {
+            // Not by a blocking write: when its time is over it tells of the part that went, and the next begins anew.
+            self.wait(Phase::Writing(since), PollFlags::OUT, since + MESSAGE_TIME, bytes.len())?;
+            rest = self.peer.send_now(rest)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the sending side and reads on for a while. Closed with bytes unread a socket is reset, and a reset takes
+    /// the response from a client that has not read it yet (RFC 9112 §9.6).
+    fn linger(&mut self) -> Result<(), Stop> {
         let since = Instant::now();
         let _ = self.peer.stream.shutdown(Shutdown::Write);
-        let is_ours = self.peer.enter(Phase::Idle(since)).is_ok();
-        while is_ours && self.peer.is_ready(PollFlags::IN, since + LINGER_TIME) {
+        self.peer.enter(Phase::Idle(since))?;
+        while self.peer.is_ready(PollFlags::IN, since + LINGER_TIME) && matches!(self.read(), Ok(1..)) {
             self.bytes.clear();
-            if !matches!(self.read(), Ok(1..)) {
-                return;
-            }
         }
+        Err(None)
     }
+
+    /// Waits for what `flags` say, in a phase in which the connection holds so many bytes. Where all connections hold
+    /// too many, the one that has waited longest is closed.
+    fn wait(&self, phase: Phase, flags: PollFlags, deadline: Instant, held: usize) -> Result<(), Stop> {
+        self.peer.enter(phase)?;
+        if self.server.shared.held_bytes.fetch_add(held, Ordering::Relaxed) + held > MAX_HELD_BYTES {
+            self.server.evict(&self.server.state(), 1);
+        }
+        let is_ready = self.peer.is_ready(flags, deadline);
+        self.server.shared.held_bytes.fetch_sub(held, Ordering::Relaxed);
+        self.peer.enter(Phase::Busy)?;
+        is_ready.then_some(()).ok_or(Some(Refusal::RequestTimeout))
+    }
+}
+
+fn headers_of(request: &Request) -> Headers {
+    request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 impl Peer {
@@ -190,9 +195,10 @@ impl Peer {
 
     /// A connection that has just been accepted.
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Peer> {
-        // Where they fail the connection is slower, or idle for longer; the cap holds all the same.
+        // Where they fail the connection costs more time or memory; the cap holds all the same.
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(IDLE_TIME));
+        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BYTES);
         Arc::new(Peer { stream, address, phase: Mutex::new(Some(Phase::Idle(Instant::now()))) })
     }
 
@@ -236,24 +242,8 @@ impl Peer {
             Some(_) => (String::new(), Headers::new()),
         };
         let response = server.refuse(refusal, self.address, &headers);
-        let _ = self.send_now(&head::response(response, &method, Connection::Close));
+        let _ = self.send_now(&head::response(response, &Head { method, ..Head::default() }));
         let _ = self.stream.shutdown(Shutdown::Write);
-    }
-
-    /// Sends all of `bytes`, mostly at once.
-    fn send(&self, bytes: &[u8]) -> Result<(), Stop> {
-        let mut rest = self.send_now(bytes)?;
-        if rest.is_empty() {
-            return Ok(());
-        }
-        // Not by a blocking write: one whose time is over tells of the part that is written, and the next begins anew.
-        let since = Instant::now();
-        self.enter(Phase::Writing(since))?;
-        while !rest.is_empty() && self.is_ready(PollFlags::OUT, since + WRITE_TIME) {
-            rest = self.send_now(rest)?;
-        }
-        self.enter(Phase::Busy)?;
-        if rest.is_empty() { Ok(()) } else { Err(None) }
     }
 
     /// Sends what there is room for, and gives the rest.
@@ -272,5 +262,56 @@ impl Peer {
             poll(&mut [PollFd::new(&self.stream, flags)], left.as_ref())
         };
         retry_on_intr(poll_once).is_ok_and(|ready| ready > 0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on must fail at once")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_a_response_cannot_end_its_line_or_change_the_framing() {
+        let fields = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b", "a\u{1b}b"].map(|value| ("X-Value", value));
+        let names =
+            ["X\r\nY", "X: 1\r\nY", "X Y", "X:", "", "Content-Length", "TRANSFER-ENCODING", "connection", "Date"];
+        let kept = [("X-Tab", "a\tb"), ("X-Text", "\u{e9}"), ("X-Empty", "")];
+        let response = fields
+            .into_iter()
+            .chain(names.map(|name| (name, "1")))
+            .chain(kept)
+            .fold(Response::text("hello"), |response, (name, value)| response.with_additional_header(name, value));
+        let request = Head { keep_alive: true, ..Head::default() };
+        let text = String::from_utf8(head::response(response, &request)).unwrap();
+        let (head, content) = text.split_once("\r\n\r\n").unwrap();
+        let mut lines: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with("Date: ")).collect();
+        lines.sort_unstable();
+        assert_eq!(content, "hello");
+        assert_eq!(
+            lines,
+            [
+                "Connection: keep-alive",
+                "Content-Length: 5",
+                "Content-Type: text/plain; charset=utf-8",
+                "HTTP/1.1 200 ",
+                "X-Empty: ",
+                "X-Tab: a\tb",
+                "X-Text: \u{e9}",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_response_without_content_has_none() {
+        let written = |status, method: &str| {
+            let request = Head { method: method.to_owned(), ..Head::default() };
+            let response = Response::text("hello").with_status_code(status);
+            String::from_utf8(head::response(response, &request)).unwrap()
+        };
+        assert!(written(200, "HEAD").ends_with("Content-Length: 5\r\n\r\n"));
+        for status in [204, 304] {
+            assert!(written(status, "GET").ends_with("\r\n\r\n") && !written(status, "GET").contains("Length"));
+        }
+        assert!(written(404, "GET").contains("Connection: close\r\n"));
     }
 }

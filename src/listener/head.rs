@@ -5,8 +5,7 @@
 //!
 //! Source: RFC 9112 §2 to §6, §9; RFC 9110 §7, §10.
 
-use std::fmt::Write;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rouille::Response;
@@ -20,8 +19,6 @@ const MAX_HEAD_BYTES: usize = 8 * 1024;
 const MAX_TARGET_BYTES: usize = 4 * 1024;
 /// The most fields of a head.
 const MAX_HEADERS: usize = 64;
-/// Fields that only this module writes: they are a response's framing (RFC 9112 §6) or the connection's (§9).
-const OWN_FIELDS: [&str; 6] = ["connection", "content-length", "date", "trailer", "transfer-encoding", "upgrade"];
 
 /// A request's head.
 #[derive(Debug, Default)]
@@ -33,29 +30,24 @@ pub(super) struct Head {
     pub headers: Headers,
     /// The body that is to follow.
     pub body: Body,
-    pub connection: Connection,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-}
-
-/// What becomes of the connection after the response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Connection {
-    #[default]
-    Close,
-    KeepAlive,
+    /// Whether the connection stays open after the response.
+    pub keep_alive: bool,
 }
 
 impl Head {
-    /// Reads the head that `bytes` begin with, and gives its length; nothing, while its end has not come. Where it is
-    /// refused, what was understood stands.
+    /// Takes the head that `input` begins with, and tells whether it is there: not while its end has not come. Where it
+    /// is refused, what was understood stands.
     ///
     /// # Errors
     /// What RFC 9112 forbids, and what it allows and leaves open to more than one reading.
-    pub(super) fn parse(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        let bytes = bytes.get(..MAX_HEAD_BYTES).unwrap_or(bytes);
+    pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<bool, Refusal> {
+        let bytes = input.get(..MAX_HEAD_BYTES).unwrap_or(input);
+        let mut words = bytes.trim_ascii_start().split(u8::is_ascii_whitespace).skip(1);
+        let (target, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         // RFC 9112 §3: 414, as soon as it is clear.
-        if bytes.split(|&b| b == b' ').nth(1).is_some_and(|target| target.len() > MAX_TARGET_BYTES) {
+        if target.len() > MAX_TARGET_BYTES {
             return Err(Refusal::TargetTooLong);
         }
         let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -63,9 +55,9 @@ impl Head {
         // Refuses the space before a colon (RFC 9112 §5.1), line folding (§5.2), bare CR (§2.2), NUL (RFC 9110 §5.5).
         let length = match request.parse(bytes) {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_BYTES => return Ok(None),
+            Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_BYTES => return Ok(false),
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-            Err(httparse::Error::Version) => return Err(Refusal::VersionNotSupported),
+            Err(httparse::Error::Version) if version.starts_with(b"HTTP/") => return Err(Refusal::VersionNotSupported),
             Err(_) => return Err(Refusal::BadRequest("a character stands where it may not")),
         };
         // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. Another on the way may not: refused.
@@ -81,7 +73,8 @@ impl Head {
         }
         self.interpret_fields(request.version.unwrap_or_default())?;
         self.interpret_target()?;
-        Ok(Some(length))
+        input.drain(..length);
+        Ok(true)
     }
 
     fn values(&self, name: &str) -> Vec<&str> {
@@ -106,17 +99,14 @@ impl Head {
         };
         // RFC 9110 §10.1.1: there is one expectation, and none in HTTP/1.0.
         self.expects_continue = match self.values("expect").as_slice() {
-            [] => false,
-            _ if version == 0 => false,
+            expectations if expectations.is_empty() || version == 0 => false,
             [expectation] if expectation.eq_ignore_ascii_case("100-continue") => true,
             _ => return Err(Refusal::ExpectationFailed),
         };
         // RFC 9112 §9.3: `close` counts first; then HTTP/1.1 persists, and HTTP/1.0 where it is asked to.
         let options = self.values("connection").join(",").to_ascii_lowercase();
         let has = |option| options.split(',').any(|other| other.trim() == option);
-        if !has("close") && (version == 1 || has("keep-alive")) {
-            self.connection = Connection::KeepAlive;
-        }
+        self.keep_alive = !has("close") && (version == 1 || has("keep-alive"));
         Ok(())
     }
 
@@ -153,49 +143,46 @@ fn is_authority_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
 }
 
-/// A response as it is sent, with its content unless `method`, the request's, is HEAD. In one piece, for one send: two
-/// would wait for an acknowledgement between them or, with `TCP_NODELAY`, cost a quarter of the throughput.
-pub(super) fn response(response: Response, method: &str, connection: Connection) -> Vec<u8> {
+/// A response as it is sent, to a request with this head. In one piece, for one send: two would wait for each other's
+/// acknowledgement or, with `TCP_NODELAY`, cost a quarter of the throughput.
+pub(super) fn response(response: Response, request: &Head) -> Vec<u8> {
     let mut content = Vec::new();
-    let is_read = response.data.into_reader_and_size().0.read_to_end(&mut content).is_ok();
-    let status = if is_read { response.status_code } else { 500 };
+    let is_read = response.data.into_reader_and_size().0.read_to_end(&mut content);
+    let status = is_read.map_or(500, |_| response.status_code);
+    let (date, option) = (http_date(SystemTime::now()), if request.keep_alive { "keep-alive" } else { "close" });
     // RFC 9112 §4: the reason phrase may be empty, and is for nobody.
-    let mut head = format!("HTTP/1.1 {status} \r\nDate: {}\r\n", http_date(SystemTime::now()));
+    let mut bytes = format!("HTTP/1.1 {status} \r\nDate: {date}\r\nConnection: {option}\r\n").into_bytes();
     for (name, value) in response.headers.iter().filter(|(name, value)| may_be_sent(name, value)) {
-        let _ = write!(head, "{name}: {value}\r\n");
+        let _ = write!(bytes, "{name}: {value}\r\n");
     }
     // RFC 9110 §15.3.5, §15.4.5: these never have content, and no length says so (§8.6).
     let has_content = !matches!(status, 204 | 304);
     if has_content {
-        let _ = write!(head, "Content-Length: {}\r\n", content.len());
+        let _ = write!(bytes, "Content-Length: {}\r\n", content.len());
     }
-    head.push_str(match connection {
-        Connection::Close => "Connection: close\r\n\r\n",
-        Connection::KeepAlive => "Connection: keep-alive\r\n\r\n",
-    });
-    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(b"\r\n");
     // RFC 9110 §9.3.2: HEAD is answered with GET's length and without its content.
-    if has_content && method != "HEAD" {
+    if has_content && request.method != "HEAD" {
         bytes.extend_from_slice(&content);
     }
     bytes
 }
 
-/// Whether a handler's field is a field, whatever it was made of, and the handler's to write.
+/// Whether a field of the handler's is one, whatever it was made from, and not the framing or the connection's, which
+/// are written here.
 fn may_be_sent(name: &str, value: &str) -> bool {
-    // RFC 9110 §5.6.2: a token; §5.5: no CR, LF or NUL, with which a value would end its field or the head.
+    const OWN: [&str; 6] = ["connection", "content-length", "date", "trailer", "transfer-encoding", "upgrade"];
+    // RFC 9110 §5.6.2: a name is a token; §5.5: no CR, LF or NUL, with which a value would end its field or the head.
     let is_token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
     let has_control = value.bytes().any(|b| b.is_ascii_control() && b != b'\t');
-    !name.is_empty() && is_token && !has_control && !OWN_FIELDS.iter().any(|own| own.eq_ignore_ascii_case(name))
+    !name.is_empty() && is_token && !has_control && !OWN.contains(&name.to_ascii_lowercase().as_str())
 }
 
 /// A time as RFC 9110 §5.6.7 writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(time: SystemTime) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const DAYS: [&str; 7] = ["Wed", "Thu", "Fri", "Sat", "Sun", "Mon", "Tue"];
     const MONTHS: [&str; 12] = ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let weekday = DAYS.iter().cycle().nth((seconds / 86_400 % 7) as usize).copied().unwrap_or_default();
     // Howard Hinnant's `civil_from_days`: years begin in March, so that a leap day is the last of its year.
     let days = seconds / 86_400 + 719_468;
     let day_of_era = days % 146_097;
@@ -204,6 +191,189 @@ fn http_date(time: SystemTime) -> String {
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let year = days / 146_097 * 400 + year_of_era + u64::from(month > 9);
-    let month = MONTHS.get(month as usize).copied().unwrap_or_default();
+    let (weekday, month) = (DAYS.get((days % 7) as usize).unwrap_or(&""), MONTHS.get(month as usize).unwrap_or(&""));
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on must fail at once")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The head and what is left of the input; nothing while the head is incomplete.
+    fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+        let (mut head, mut input, mut is_read) = (Head::default(), Vec::new(), false);
+        for piece in pieces {
+            input.extend_from_slice(piece);
+            is_read = is_read || head.read(&mut input)?;
+        }
+        Ok(is_read.then_some((head, input)))
+    }
+
+    fn read(input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+        read_in_pieces([input])
+    }
+
+    const ACCEPTED: [&[u8]; 11] = [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"\r\n\r\nPOST /a?b=%20 HTTP/1.1\r\nHOST:a:80\r\ncontent-length: 5\r\nContent-Length:5 \r\n\r\nhello",
+        b"PATCH http://b:1/c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nExpect: 100-Continue\r\n\r\n0\r\n\r\n",
+        b"HEAD HTTPS://[::1]?q HTTP/1.1\r\nhost:\t\r\nConnection: a, Close\r\n\r\nGET",
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\nX: \xc3\xa9\r\n\r\n",
+        b"DELETE /\\|{} HTTP/1.0\r\nConnection: Keep-Alive\r\nExpect: x\r\n\r\n",
+        b"M / HTTP/1.1\r\nHost: a\r\nEmpty:\r\nTab: a\tb\r\n\r\n",
+        b"GET http://b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /h HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+        b"GET // HTTP/1.1\r\nHost: %20\r\n\r\n\r\n",
+    ];
+
+    const MALFORMED: [&[u8]; 45] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: me@a\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+        b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\rHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x7f\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX\xc3\xa9: a\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+        b"GET / http/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://me@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://b/ HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n",
+    ];
+
+    const REFUSED: [(&[u8], Refusal); 7] = [
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", Refusal::VersionNotSupported),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refusal::VersionNotSupported),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Refusal::NotImplemented),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", Refusal::NotImplemented),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Refusal::NotImplemented,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\nExpect: 100-continue\r\n\r\n", Refusal::BodyTooLarge),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: a\r\n\r\n", Refusal::ExpectationFailed),
+    ];
+
+    #[test]
+    fn what_is_malformed_or_ambiguous_is_refused_wherever_it_is_cut() {
+        let malformed = MALFORMED.map(|input| (input, Refusal::BadRequest("")));
+        for (input, expected) in malformed.into_iter().chain(REFUSED) {
+            for size in [input.len(), 1, 7] {
+                let refusal = match read_in_pieces(input.chunks(size)).unwrap_err() {
+                    Refusal::BadRequest(_) => Refusal::BadRequest(""),
+                    other => other,
+                };
+                assert_eq!(refusal, expected, "{}", input.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_is_the_same_wherever_it_is_cut() {
+        for input in ACCEPTED {
+            let whole = format!("{:?}", read(input));
+            assert!(whole.starts_with("Ok(Some("), "{whole}");
+            assert_eq!(format!("{:?}", read_in_pieces(input.chunks(1))), whole);
+            let rest = read(input).unwrap().unwrap().1;
+            for cut in 0..=input.len() {
+                let (before, behind) = input.split_at(cut);
+                assert_eq!(format!("{:?}", read_in_pieces([before, behind])), whole);
+                assert_eq!(read(before).unwrap().is_some(), cut + rest.len() >= input.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_says_what_its_fields_say() {
+        let summary = |input: &&[u8]| {
+            let (head, rest) = read(input).unwrap().unwrap();
+            let host = head.values("host").join(" ");
+            let Head { method, target, expects_continue, keep_alive, .. } = head;
+            (format!("{method} {target} {host}"), expects_continue, keep_alive, rest.len())
+        };
+        let expected = [
+            ("GET / a", false, true, 0),
+            ("GET / ", false, false, 0),
+            ("POST /a?b=%20 a:80", false, true, 5),
+            ("PATCH /c b:1", true, true, 5),
+            ("HEAD /?q [::1]", false, false, 3),
+            ("OPTIONS * a", false, true, 0),
+            ("DELETE /\\|{} ", false, true, 0),
+            ("M / a", false, true, 0),
+            ("GET / b", false, true, 0),
+            ("GET /h a", false, true, 0),
+            ("GET // %20", false, true, 2),
+        ];
+        for (input, (line, expects_continue, keep_alive, rest)) in ACCEPTED.iter().zip(expected) {
+            assert_eq!(summary(input), (line.to_owned(), expects_continue, keep_alive, rest));
+        }
+    }
+
+    #[test]
+    fn a_head_has_limits() {
+        let head = |target: usize, value: usize, fields: usize| {
+            let line = format!("GET /{} HTTP/1.1\r\nHost: {}\r\n", "t".repeat(target), "h".repeat(value));
+            let bytes = line + &"A:\r\n".repeat(fields) + "\r\n";
+            let whole = read(bytes.as_bytes()).map(|read| read.is_some());
+            assert_eq!(read_in_pieces(bytes.as_bytes().chunks(7)).map(|read| read.is_some()), whole);
+            whole
+        };
+        assert_eq!(head(4095, 1, 0), Ok(true));
+        assert_eq!(head(4096, 1, 0), Err(Refusal::TargetTooLong));
+        assert_eq!(head(90_000, 1, 0), Err(Refusal::TargetTooLong));
+        assert_eq!(head(0, 8192 - 26, 0), Ok(true));
+        assert_eq!(head(0, 8193 - 26, 0), Err(Refusal::HeadTooLarge));
+        assert_eq!(head(0, 90_000, 0), Err(Refusal::HeadTooLarge));
+        assert_eq!(head(0, 1, 63), Ok(true));
+        assert_eq!(head(0, 1, 64), Err(Refusal::HeadTooLarge));
+    }
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        let date = |seconds| http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(date(951_782_399), "Mon, 28 Feb 2000 23:59:59 GMT");
+        assert_eq!(date(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(date(951_868_800), "Wed, 01 Mar 2000 00:00:00 GMT");
+        assert_eq!(date(1_704_067_199), "Sun, 31 Dec 2023 23:59:59 GMT");
+        assert_eq!(date(4_107_542_400), "Mon, 01 Mar 2100 00:00:00 GMT");
+    }
 }

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,12 +33,8 @@ const BACKLOG: u16 = 1024;
 const STACK_BYTES: usize = 256 * 1024;
 /// How long a thread without a connection waits for one: threads that are used again halve the cost of a connection.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(5);
-/// How long a new connection may wait for those that are evicted for it to leave.
-const ROOM_TIME: Duration = Duration::from_millis(100);
-/// How long accepting rests where descriptors or memory are short.
-const SHORTAGE_TIME: Duration = Duration::from_millis(20);
-/// How many connections that were turned away are kept, so that their clients can read why.
-const KEPT_AWAY: usize = 64;
+/// How long accepting rests: at most until those that are evicted have left, or where descriptors or memory are short.
+const PAUSE: Duration = Duration::from_millis(50);
 /// From the stop on: when idle connections are closed, on which a request may be coming still; when what is left is
 /// refused; when the listener leaves.
 const STOP_IDLE_TIME: Duration = Duration::from_secs(1);
@@ -51,9 +47,8 @@ type Handle = dyn Fn(&Request, &Peer) -> Response + Send + Sync;
 type Refuse = dyn Fn(Refusal, SocketAddr, &[(String, String)]) -> Response + Send + Sync;
 
 /// What a `Listener` is told about its surroundings.
-#[derive(Clone, Debug)]
 pub struct Settings {
-    /// The most connections that are open at once. Never more than half of the process's descriptors are used.
+    /// The most connections that are open at once.
     pub max_connections: usize,
     /// Whether an address that holds more than a quarter of the cap is the first to lose connections when room is
     /// needed. `false` behind a proxy, where all connections come from one address.
@@ -89,7 +84,7 @@ pub enum Refusal {
 }
 
 /// Stops a `Listener`, from any thread.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Stopper(Arc<PipeWriter>);
 
 impl Stopper {
@@ -101,7 +96,6 @@ impl Stopper {
 }
 
 /// A bound socket, ready to serve.
-#[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
@@ -143,15 +137,8 @@ impl Listener {
         H: Fn(&Request, &Peer) -> Response + Send + Sync + 'static,
         R: Fn(Refusal, SocketAddr, &[(String, String)]) -> Response + Send + Sync + 'static,
     {
-        let server = Arc::new(Server {
-            settings,
-            handle: Box::new(handle),
-            refuse: Box::new(refuse),
-            is_stopping: AtomicBool::default(),
-            state: Mutex::default(),
-            room: Condvar::default(),
-            work: Condvar::default(),
-        });
+        let (handle, refuse) = (Box::new(handle), Box::new(refuse));
+        let server = Arc::new(Server { settings, handle, refuse, shared: Shared::default() });
         self.accept(&server);
         // Before any client is told to close: who then connects again is refused, and not accepted by nobody.
         drop(self.socket);
@@ -161,20 +148,17 @@ impl Listener {
     /// Accepts connections until the stop. No error ends it.
     fn accept(&self, server: &Arc<Server>) {
         let mut sources = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
-        let mut is_stopped = false;
-        while !is_stopped {
+        while sources.first().is_some_and(|stop| stop.revents().is_empty()) {
             let _ = poll(&mut sources, None);
-            is_stopped = sources.first().is_some_and(|stop| !stop.revents().is_empty());
             // So many at most, so that a stop is seen however fast clients come.
             for _ in 0..BACKLOG {
                 match self.socket.accept() {
                     Ok((stream, address)) => server.admit(Peer::new(stream, address)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // A client that has gone already.
-                    Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                    // A shortage, mostly of descriptors. (Linux tells nothing here of clients that have gone already.)
                     Err(_) => {
-                        server.evict(&server.state());
-                        thread::sleep(SHORTAGE_TIME);
+                        server.evict(&server.state(), server.settings.max_connections / 32);
+                        thread::sleep(PAUSE);
                     }
                 }
             }
@@ -182,12 +166,19 @@ impl Listener {
     }
 }
 
-/// What the listener's thread and those of the connections share.
+/// What every thread has at hand.
 struct Server {
     settings: Settings,
     handle: Box<Handle>,
     refuse: Box<Refuse>,
+    shared: Shared,
+}
+
+#[derive(Default)]
+struct Shared {
     is_stopping: AtomicBool,
+    /// What the connections hold of requests and responses while they wait for their clients.
+    held_bytes: AtomicUsize,
     state: Mutex<State>,
     /// Told when a connection has left.
     room: Condvar,
@@ -201,12 +192,11 @@ struct State {
     /// Open connections that have no thread yet.
     queue: VecDeque<Arc<Peer>>,
     idle_threads: usize,
-    turned_away: VecDeque<Arc<Peer>>,
 }
 
 impl Server {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The application's words for a refusal; none, should it panic.
@@ -217,37 +207,35 @@ impl Server {
 
     /// Gives a new connection a thread, or refuses it where there is no room or no thread.
     fn admit(self: &Arc<Server>, peer: Arc<Peer>) {
-        let cap = self.settings.max_connections;
         let mut state = self.state();
-        if state.open.len() >= cap {
-            let enough = state.open.len() - self.evict(&state);
-            let is_full = |state: &mut State| state.open.len() > enough;
-            state = self.room.wait_timeout_while(state, ROOM_TIME, is_full).unwrap_or_else(PoisonError::into_inner).0;
+        if state.open.len() >= self.settings.max_connections {
+            // Several leave, so that a crowd of new ones need not wait for a thread to end at each of them.
+            let enough = state.open.len() - self.evict(&state, self.settings.max_connections / 32);
+            let waited = self.shared.room.wait_timeout_while(state, PAUSE, |state| state.open.len() > enough);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let server = Arc::clone(self);
         let spawn = || thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work()).is_ok();
-        if state.open.len() < cap && (state.idle_threads > state.queue.len() || spawn()) {
+        if state.open.len() < self.settings.max_connections && (state.idle_threads > state.queue.len() || spawn()) {
             state.open.push(Arc::clone(&peer));
             state.queue.push_back(peer);
-            return self.work.notify_one();
+            return self.shared.work.notify_one();
         }
-        state.turned_away.truncate(KEPT_AWAY - 1);
-        state.turned_away.push_front(Arc::clone(&peer));
         drop(state);
         peer.dismiss(self, Refusal::TooManyConnections);
     }
 
-    /// Closes those connections that have waited longest for their clients, and gives how many. Several, since one at
-    /// a time would let a crowd of new ones wait for a thread to leave at each of them.
-    fn evict(&self, state: &State) -> usize {
+    /// Closes those connections that have waited longest for their clients, one at least if one waits, and gives how
+    /// many.
+    fn evict(&self, state: &State, count: usize) -> usize {
         let Settings { max_connections: cap, evict_by_address } = self.settings;
         let mut held = HashMap::<IpAddr, usize>::new();
         state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
         let is_fair = |peer: &Peer| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
         let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
         waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
-        let batch = waiting.iter().take((cap / 32).max(1));
-        batch.filter(|(_, peer)| peer.evict(|phase| !matches!(phase, Phase::Busy | Phase::Handling(_)))).count()
+        let is_waiting = |phase: &Phase| !matches!(phase, Phase::Busy | Phase::Handling(_));
+        waiting.iter().take(count.max(1)).filter(|(_, peer)| peer.evict(is_waiting)).count()
     }
 
     /// Serves connections from the queue, until for a while there is none: the life of a thread.
@@ -255,7 +243,7 @@ impl Server {
         let mut state = self.state();
         loop {
             state.idle_threads += 1;
-            let waited = self.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
+            let waited = self.shared.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.idle_threads -= 1;
             let Some(peer) = state.queue.pop_front() else { return };
@@ -263,14 +251,14 @@ impl Server {
             connection::serve(self, &peer);
             state = self.state();
             state.open.retain(|other| !Arc::ptr_eq(other, &peer));
-            self.room.notify_all();
+            self.shared.room.notify_all();
         }
     }
 
     /// Lets the connections end.
     fn drain(&self) {
         let stopped = Instant::now();
-        self.is_stopping.store(true, Ordering::Release);
+        self.shared.is_stopping.store(true, Ordering::Release);
         let mut state = self.state();
         while !state.open.is_empty() && stopped.elapsed() < STOP_LEAVE_TIME {
             for peer in &state.open {
@@ -280,7 +268,113 @@ impl Server {
                     peer.evict(|phase| matches!(phase, Phase::Idle(_)));
                 }
             }
-            state = self.room.wait_timeout(state, ROOM_TIME).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.room.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on must fail at once")]
+mod tests {
+    use std::mem::take;
+
+    use super::Refusal;
+    use super::body::tests::Random;
+    use super::head::Head;
+
+    /// What is made of all that a client sends.
+    #[derive(Debug, Default)]
+    struct Understood {
+        requests: Vec<Head>,
+        is_refused: bool,
+        rest: Vec<u8>,
+    }
+
+    fn understand<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Understood {
+        let (mut understood, mut head, mut has_head) = (Understood::default(), Head::default(), false);
+        for piece in pieces {
+            understood.rest.extend_from_slice(piece);
+            while !understood.is_refused {
+                match read(&mut head, &mut has_head, &mut understood.rest) {
+                    Ok(true) => understood.requests.push(take(&mut head)),
+                    Ok(false) => break,
+                    Err(_) => understood.is_refused = true,
+                }
+            }
+        }
+        understood
+    }
+
+    fn read(head: &mut Head, has_head: &mut bool, input: &mut Vec<u8>) -> Result<bool, Refusal> {
+        if !*has_head {
+            let before = input.clone();
+            *has_head = head.read(input)?;
+            if *has_head {
+                check(head, &before[..before.len() - input.len()]);
+            }
+        }
+        let is_complete = *has_head && head.body.read(input)?;
+        *has_head &= !is_complete;
+        Ok(is_complete)
+    }
+
+    /// What must hold of each head that is accepted, seen from the bytes that it took.
+    fn check(head: &Head, bytes: &[u8]) {
+        let text = std::str::from_utf8(bytes).unwrap().trim_start_matches("\r\n");
+        assert!(bytes.len() <= 8192 && text.find("\r\n\r\n") == Some(text.len() - 4), "{text:?}");
+        assert!(!text.replace("\r\n", "").contains(|c: char| c.is_ascii_control() && c != '\t'), "{text:?}");
+        let lines: Vec<_> = text.trim_end().split("\r\n").collect();
+        let values = |name: &str| -> Vec<_> {
+            let fields = lines[1..].iter().map(|line| line.split_once(':').unwrap());
+            fields.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+        };
+        let is_old = lines[0].ends_with(" HTTP/1.0");
+        assert!(values("host").len() == 1 || values("host").is_empty() && is_old, "{text:?}");
+        let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
+        assert!(lengths.iter().all(|length| *length == lengths[0] && length.parse::<u16>().is_ok()), "{text:?}");
+        assert!(codings.is_empty() || lengths.is_empty() && !is_old && codings.len() == 1, "{text:?}");
+        assert!(codings.iter().all(|coding| coding.eq_ignore_ascii_case("chunked")), "{text:?}");
+        assert_eq!(head.headers.len(), lines.len() - 1, "{text:?}");
+        assert!(head.target.starts_with('/') || head.target == "*" && head.method == "OPTIONS", "{text:?}");
+        assert!(head.target.bytes().all(|b| b.is_ascii_graphic() && b != b'#'), "{text:?}");
+    }
+
+    const SAMPLES: [&[u8]; 6] = [
+        b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET /d HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PUT /e HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n0\r\nA: b\r\n\r\nGET /f HTTP/1.0\r\n\r\n",
+        b"\r\nOPTIONS * HTTP/1.1\r\nhost: b\r\nExpect: 100-continue\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx",
+        b"GET http://a/b?c HTTP/1.1\r\nHost: d\r\nConnection: keep-alive\r\nX: \xc3\xa9\r\nY:\r\n\r\n",
+        b"POST /g HTTP/1.0\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\nabc\r\nGET /h HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+
+    #[rustfmt::skip]
+    const PIECES: [&[u8]; 18] = [
+        b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b"0", b"1", b"\xff", b"HTTP/1.1", b"\r\n\r\n", b"0\r\n\r\n",
+        b"\r\nContent-Length: 5", b"\r\nTransfer-Encoding: chunked", b"\r\nHost: a", b"\r\n x",
+    ];
+
+    #[test]
+    fn a_hundred_thousand_mutated_requests_are_the_same_wherever_they_are_cut() {
+        let mut random = Random(0x1A7C_4E11);
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..100_000 {
+            let input = random.mutated(&SAMPLES, &PIECES);
+            let text = input.escape_ascii();
+            let whole = understand([&*input]);
+            let (before, behind) = input.split_at(random.below(input.len() + 1));
+            for cut in [understand([before, behind]), understand(input.chunks(1 + random.below(5)))] {
+                assert_eq!(format!("{:?}", cut.requests), format!("{:?}", whole.requests), "{text}");
+                assert_eq!(cut.is_refused, whole.is_refused, "{text}");
+            }
+            if !whole.is_refused {
+                let taken = understand([&input[..input.len() - whole.rest.len()]]);
+                assert_eq!(format!("{:?}", taken.requests), format!("{:?}", whole.requests), "{text}");
+                assert!(taken.rest.is_empty() && !taken.is_refused, "{text}");
+            }
+            accepted += whole.requests.len();
+            refused += usize::from(whole.is_refused);
+        }
+        assert!(accepted > 50_000 && refused > 20_000, "{accepted} accepted, {refused} refused: mutate otherwise");
     }
 }

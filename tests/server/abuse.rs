@@ -1,0 +1,248 @@
+//! What a hostile client can do with connections and bytes alone, in thousands. One test at a time, on loopback; `make
+//! test-abuse` runs them. Everybody else must be answered meanwhile, and the server must not grow.
+
+use std::fs;
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+
+use crate::support::{Server, await_that, connect, read_answer};
+
+const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+const UPLOAD: &str =
+    "POST /auth/register HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 65536\r\n\r\n";
+
+/// What the server may take at most, whatever a client does; and with 512 quiet connections.
+const HOSTILE_KIB: u64 = 40 * 1024;
+const QUIET_KIB: u64 = 32 * 1024;
+
+/// The test's turn; and descriptors enough for what it opens.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    assert!(limit.maximum.is_none_or(|maximum| maximum >= 4096), "these tests open some thousand connections");
+    turn
+}
+
+/// From the n-th address of the machine to itself, so that there are ports enough and no address holds too much.
+fn connect_from(number: u8, address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, number), 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.into()
+}
+
+/// So many connections from 16 addresses.
+fn crowd(count: usize, address: SocketAddr) -> Vec<TcpStream> {
+    (0..count).map(|number| connect_from((number % 16) as u8, address)).collect()
+}
+
+/// A field of the server's `/proc/PID/status`, in KiB.
+fn kib(server: &Server, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).expect("a number of KiB")
+}
+
+fn descriptors(server: &Server) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("the server runs").count()
+}
+
+/// Asks ten times, each on a new connection, and gives the longest time that an answer took.
+#[track_caller]
+fn is_answered(server: &Server) -> Duration {
+    let ask = |_| {
+        let start = Instant::now();
+        let stream = connect(server.address).expect("the server accepts");
+        (&stream).write_all(HEALTHZ.as_bytes()).unwrap();
+        read_answer(&mut BufReader::new(&stream), "GET").expect("an answer").expect("an answer").must(200);
+        start.elapsed()
+    };
+    let longest = (0..10).map(ask).max().unwrap();
+    assert!(longest < Duration::from_secs(3), "an answer took {longest:?}");
+    longest
+}
+
+#[track_caller]
+fn stays_below(server: &Server, limit_kib: u64) {
+    let peak = kib(server, "VmHWM");
+    eprintln!(
+        "peak memory {peak} KiB, {} threads",
+        fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count()
+    );
+    assert!(peak < limit_kib, "peak memory {peak} KiB");
+}
+
+#[test]
+fn five_hundred_connections_that_ask_stay_below_32_mib() {
+    let _turn = alone();
+    let server = Server::start();
+    let streams: Vec<_> = (0..512).map(|_| connect(server.address).unwrap()).collect();
+    for _ in 0..5 {
+        for stream in &streams {
+            (&mut &*stream).write_all(HEALTHZ.as_bytes()).unwrap();
+        }
+        for stream in &streams {
+            read_answer(&mut BufReader::new(stream), "GET").unwrap().expect("an answer").must(200);
+        }
+    }
+    stays_below(&server, QUIET_KIB);
+}
+
+#[test]
+fn a_header_line_without_end_is_431_and_takes_no_memory() {
+    let _turn = alone();
+    let server = Server::start();
+    let stream = connect(server.address).unwrap();
+    (&stream).write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX: ").unwrap();
+    let megabyte = vec![b'x'; 1 << 20];
+    let sent = (0..1024).take_while(|_| (&stream).write_all(&megabyte).is_ok()).count();
+    read_answer(&mut BufReader::new(&stream), "GET").unwrap().expect("an answer").must(431);
+    eprintln!("{sent} MiB were read on");
+    stays_below(&server, HOSTILE_KIB);
+    is_answered(&server);
+}
+
+#[test]
+fn two_thousand_idle_connections_leave_room_for_others_under_1024_descriptors() {
+    let _turn = alone();
+    let server = Server::start();
+    let pid = Pid::from_raw(server.pid().cast_signed());
+    let limit = Rlimit { current: Some(1024), maximum: Some(1024) };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let start = Instant::now();
+    let streams = crowd(2000, server.address);
+    eprintln!("2000 connections took {:?}; an answer {:?}", start.elapsed(), is_answered(&server));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    stays_below(&server, HOSTILE_KIB);
+    drop(streams);
+    is_answered(&server);
+}
+
+#[test]
+fn more_connections_than_descriptors_end_nothing() {
+    let _turn = alone();
+    let server = Server::start();
+    let pid = Pid::from_raw(server.pid().cast_signed());
+    let limit = Rlimit { current: Some(64), maximum: Some(64) };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let streams = crowd(200, server.address);
+    is_answered(&server);
+    drop(streams);
+    is_answered(&server);
+}
+
+#[test]
+fn six_hundred_clients_that_drip_hold_up_nobody() {
+    let _turn = alone();
+    let server = Server::start();
+    let mut streams = crowd(600, server.address);
+    let bytes = UPLOAD.bytes().chain(std::iter::repeat(b'x'));
+    for byte in bytes.take(20) {
+        streams.retain(|stream| (&mut &*stream).write_all(&[byte]).is_ok());
+        thread::sleep(Duration::from_millis(200));
+        is_answered(&server);
+    }
+    stays_below(&server, HOSTILE_KIB);
+}
+
+#[test]
+fn six_hundred_clients_that_never_read_hold_up_nobody() {
+    let _turn = alone();
+    let server = Server::start();
+    let requests = "GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
+    let streams = crowd(600, server.address);
+    for _ in 0..20 {
+        for stream in &streams {
+            // As much as the socket takes.
+            let _ = (&mut &*stream).write(requests.as_bytes());
+        }
+        is_answered(&server);
+    }
+    stays_below(&server, HOSTILE_KIB);
+}
+
+#[test]
+fn bodies_that_never_end_take_no_more_than_their_share() {
+    let _turn = alone();
+    let server = Server::start();
+    let streams = crowd(600, server.address);
+    let body = vec![b'x'; 65_000];
+    for stream in &streams {
+        let _ = (&mut &*stream).write(UPLOAD.as_bytes());
+        let _ = (&mut &*stream).write(&body);
+    }
+    is_answered(&server);
+    stays_below(&server, HOSTILE_KIB);
+}
+
+#[test]
+fn ten_thousand_connections_that_are_reset_leave_nothing_behind() {
+    let _turn = alone();
+    let server = Server::start();
+    is_answered(&server);
+    let before = descriptors(&server);
+    for number in 0..10_000_usize {
+        let stream = connect_from((number % 16) as u8, server.address);
+        if number % 2 == 0 {
+            let _ = (&stream).write(HEALTHZ.as_bytes());
+        }
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    is_answered(&server);
+    await_that("every connection is closed", || descriptors(&server) <= before);
+    stays_below(&server, HOSTILE_KIB);
+}
+
+#[test]
+fn a_hundred_lengths_of_2_to_the_46_end_nothing() {
+    let _turn = alone();
+    let server = Server::start();
+    for _ in 0..100 {
+        let stream = connect(server.address).unwrap();
+        let head = UPLOAD.replace("65536", "70368744177664");
+        (&stream).write_all(head.as_bytes()).unwrap();
+        read_answer(&mut BufReader::new(&stream), "POST").unwrap().expect("an answer").must(413);
+    }
+    stays_below(&server, HOSTILE_KIB);
+    is_answered(&server);
+}
+
+#[test]
+fn one_address_with_a_thousand_connections_closes_none_of_anothers() {
+    let _turn = alone();
+    let server = Server::start();
+    let quiet: Vec<_> = (1..=100).map(|number| connect_from(number, server.address)).collect();
+    let streams: Vec<_> = (0..1000).map(|_| connect_from(200, server.address)).collect();
+    for stream in &quiet {
+        (&mut &*stream).write_all(HEALTHZ.as_bytes()).unwrap();
+        stream.set_nonblocking(false).unwrap();
+        read_answer(&mut BufReader::new(stream), "GET").unwrap().expect("an answer").must(200);
+    }
+    drop(streams);
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed_after_30_s() {
+    let _turn = alone();
+    let server = Server::start();
+    let streams = crowd(2, server.address);
+    (&streams[1]).write_all(HEALTHZ.as_bytes()).unwrap();
+    let start = Instant::now();
+    let mut answer = [0; 1024];
+    let is_open = |stream: &TcpStream, bytes: &mut [u8]| match (&mut &*stream).read(bytes) {
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+        Ok(count) => count > 0,
+    };
+    while streams.iter().any(|stream| is_open(stream, &mut answer)) && start.elapsed() < Duration::from_secs(40) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!((29..33).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+}
