@@ -331,7 +331,7 @@ function tick() {
   bar.value = Math.max(0, left);
   life.classList.toggle("late", left <= 30);
   text.textContent = left > 0 ? `${clock(left)} left` : "expired";
-  note.textContent = left > 30 ? "from 30 s on, the next request refreshes it first" : "the next request refreshes it first";
+  note.textContent = left > 30 ? "under 30 s the next request refreshes it first" : "the next request refreshes it first";
 }
 
 // --------------------------------------------------------------------------------------------------- refusals

@@ -99,12 +99,16 @@ describe("the flow", () => {
   });
 
   test("the password is changed and the account deleted", async () => {
-    const { client, credentials } = await loggedIn();
+    const kept = storage();
+    const { client, credentials } = await loggedIn({ storage: kept });
     const wrong = await client.changePassword({ currentPassword: "not it", newPassword: `${PASSWORD} new` });
     assert.equal(wrong.error.status, 403);
     await must(client.changePassword({ currentPassword: PASSWORD, newPassword: `${PASSWORD} new` }));
     await must(client.me());
+    assert.equal((await client.deleteAccount({ password: PASSWORD })).error.status, 403);
+    assert.equal(kept.items.size, 1);
     await must(client.deleteAccount({ password: `${PASSWORD} new` }));
+    assert.equal(kept.items.size, 0);
     assert.equal((await client.me()).error.status, 401);
     assert.equal((await client.login(credentials)).error.status, 401);
   });
@@ -247,6 +251,21 @@ describe("refreshing", () => {
     }
   });
 
+  test("a tab that lost the race goes on with what the other has put into their storage", async () => {
+    const shared = storage();
+    const { client } = await loggedIn({ storage: shared });
+    const next = await (await raw("/auth/refresh", { refresh_token: shared.token })).json();
+    const loses = first(1, "POST", "/auth/refresh", { status: 401, body: "{}" });
+    proxy.rules.push((request) => {
+      const fate = loses(request);
+      if (fate) shared.setItem("latchkey.refresh_token", next.refresh_token);
+      return fate;
+    });
+    later(31);
+    await must(client.me());
+    assert.equal(proxy.count("POST", "/auth/refresh"), 2);
+  });
+
   test("a client that was closed goes on with the refresh token from its storage", async () => {
     const kept = storage();
     const { credentials } = await loggedIn({ storage: kept });
@@ -295,6 +314,24 @@ describe("logging out", () => {
     proxy.rules.push(() => "drop");
     assert.equal((await client.logout()).error.status, 0);
     assert.equal(kept.items.size, 0);
+  });
+
+  test("a refresh that was under way does not undo the login of another user", async () => {
+    const kept = storage();
+    const { client } = await loggedIn({ storage: kept });
+    const { credentials } = await loggedIn();
+    let release;
+    const held = new Promise((resolve) => (release = resolve));
+    const arrived = new Promise((resolve) =>
+      proxy.rules.push((r) => (r.path === "/auth/refresh" ? (resolve(), { answer: () => held }) : undefined)));
+    later(31);
+    const call = client.me();
+    await arrived;
+    await must(client.login(credentials));
+    const token = kept.token;
+    release();
+    assert.equal((await must(call)).email, credentials.email);
+    assert.equal(kept.token, token);
   });
 
   test("a refresh that was under way does not undo a logout", async () => {

@@ -4,6 +4,8 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { once } from "node:events";
+import http from "node:http";
 import { createRequire } from "node:module";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { promisify } from "node:util";
@@ -312,8 +314,13 @@ describe("every state", () => {
     await page.locator("#password").fill("short");
     await page.getByRole("button", { name: "Create the account" }).click();
     await page.locator("#email-error", { hasText: "must be an e-mail address" }).waitFor();
-    assert.ok((await page.locator("#password-error").innerText()).length > 10);
+    await page.locator("#password-error", { hasText: "at least 8 characters" }).waitFor();
     assert.equal(await page.getByLabel("E-mail").getAttribute("aria-invalid"), "true");
+    await page.getByLabel("E-mail").fill(freshEmail());
+    await page.locator("#password").fill("password");
+    await page.getByRole("button", { name: "Create the account" }).click();
+    await page.locator("#password-error", { hasNotText: "at least 8 characters", hasText: /\w/ }).waitFor();
+    assert.equal(await page.getByLabel("E-mail").getAttribute("aria-invalid"), null);
   });
 
   test("an e-mail that is taken is said so", async () => {
@@ -409,6 +416,47 @@ describe("every state", () => {
   });
 });
 
+describe("a front end on another origin", () => {
+  test("uses the API through the client where its origin is listed, and reads nothing where it is not", async () => {
+    const front = http.createServer((_, response) => response.writeHead(200, { "Content-Type": "text/html" }).end("<!doctype html><title>front</title>"));
+    await once(front.listen(0, "127.0.0.1"), "listening");
+    const { port } = front.address();
+    const api = await startServer({ CORS_ORIGINS: `http://127.0.0.1:${port}` });
+    const visit = async (origin) => {
+      const elsewhere = await browser.newContext();
+      const tab = await elsewhere.newPage();
+      await tab.goto(origin);
+      const outcome = await tab.evaluate(useTheApi, [api.url, { email: freshEmail(), password: PASSWORD }]);
+      await elsewhere.close();
+      return outcome;
+    };
+    const listed = await visit(`http://127.0.0.1:${port}`);
+    const other = await visit(`http://localhost:${port}`);
+    front.close();
+    front.closeAllConnections();
+    await api.stop();
+    assert.deepEqual(listed, { titles: ["1", "2", "3"], refused: 404, open: "200" });
+    assert.deepEqual(other, { failed: "TypeError", open: "TypeError" });
+  });
+
+  /** Runs in the page of the other origin: import the client, log in, write, follow the links, read a refusal. */
+  async function useTheApi([api, credentials]) {
+    const open = await fetch(`${api}/healthz`).then((answer) => String(answer.status), (cause) => cause.name);
+    try {
+      const { createClient } = await import(`${api}/api.js`);
+      const client = createClient({ baseUrl: api });
+      await client.register(credentials);
+      await client.login(credentials);
+      for (const title of ["1", "2", "3"]) await client.tasks.create({ title });
+      const titles = [];
+      for await (const { data, error } of client.tasks.list({ limit: 1 })) titles.push(data?.title ?? error.detail);
+      return { titles, refused: (await client.tasks.get("nowhere")).error.status, open };
+    } catch (cause) {
+      return { failed: cause.name, open };
+    }
+  }
+});
+
 describe("how it looks", () => {
   const sizes = [["phone", 390, 844], ["desktop", 1280, 900]];
   for (const colorScheme of ["light", "dark"]) {
@@ -440,7 +488,9 @@ async function fits(width, name) {
 
 async function snapshot(name) {
   const directory = process.env.LATCHKEY_SCREENSHOTS;
-  if (directory) await page.screenshot({ path: `${directory}/${name}.png`, fullPage: true });
+  if (!directory) return;
+  await page.evaluate(() => scrollTo(0, 0));
+  await page.screenshot({ path: `${directory}/${name}.png`, fullPage: true });
 }
 
 /** Runs in the page: the texts whose contrast is under WCAG's 4.5 to 1. */

@@ -42,7 +42,7 @@ export async function startServer(variables = {}) {
 /**
  * A proxy to the server. `seen` lists every request; a rule of `rules` sees each first and may return what becomes of
  * it: `{ status, headers, body }` answers here, `"lose"` lets the server act and drops its answer, `"drop"` does not
- * even ask it, `{ answer }` changes the server's answer.
+ * even ask it, `{ answer }` changes the server's answer or holds it back.
  */
 export async function startProxy(target) {
   const proxy = { seen: [], rules: [] };
@@ -58,7 +58,7 @@ export async function startProxy(target) {
     if (fate?.status) return response.writeHead(fate.status, fate.headers ?? {}).end(fate.body ?? "");
     const answer = await forward(target, seen, body);
     if (fate === "lose") return request.socket.destroy();
-    fate?.answer?.(answer);
+    await fate?.answer?.(answer);
     response.writeHead(answer.status, answer.headers).end(answer.body);
   });
   server.listen(0, "127.0.0.1");
