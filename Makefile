@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse test-faults lint smoke bench
+.PHONY: help run test test-abuse test-faults test-web test-contract test-better-auth lint smoke bench
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -12,13 +12,22 @@ run: ## build and serve, on a private PostgreSQL unless DATABASE_URL is set; set
 	@exec tests/run.sh
 
 test: ## all tests but those of the two targets below, on a throw-away PostgreSQL; FILTER=name for some of them
-	@exec tests/cluster.sh temp cargo test --locked $(FILTER) -- --skip abuse:: --skip faults::
+	@exec tests/cluster.sh temp cargo test --locked --no-fail-fast $(FILTER) -- --skip abuse:: --skip faults::
 
 test-abuse: ## the tests that open thousands of connections
 	@ulimit -n "$$(ulimit -Hn)"; exec tests/cluster.sh temp cargo test --locked --test server abuse::
 
 test-faults: ## restarts under load, PgBouncer, nginx, connections that rest (about two minutes)
 	@exec tests/cluster.sh temp tests/faults.sh cargo test --locked --test server faults:: -- --nocapture
+
+test-web: ## the JavaScript client in Node and the page in Chromium, against a server of their own
+	@exec tests/cluster.sh temp tests/web/run.sh
+
+test-contract: ## openapi.json: valid for redocly and spectral, and true for schemathesis on a server of its own
+	@exec tests/cluster.sh temp tests/contract/run.sh
+
+test-better-auth: ## a real Better Auth from npm and the tokens that it issues; needs Node 20
+	@exec tests/cluster.sh temp tests/better-auth/run.sh
 
 lint: ## formatting, compiler and clippy warnings, shell syntax
 	cargo fmt --check

@@ -1,7 +1,6 @@
 //! The route table, and what every request passes: an id, a caller, an answer, a line in the log.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use rouille::{Request, Response};
 
 use crate::auth::{self, Desk};
 use crate::config::{AccountPolicy, PasswordPolicy};
+use crate::cors::Cors;
 use crate::error::{ApiError, Problem};
 use crate::hasher::Hasher;
 use crate::http::{self, Call, Client};
@@ -18,7 +18,7 @@ use crate::logging::quoted;
 use crate::pages::{self, Readiness};
 use crate::store::Store;
 use crate::tasks;
-use crate::token::{Keys, Principal};
+use crate::token::{self, External, Keys, Principal, TokenRefusal};
 
 type Handler = fn(&App, &Call<'_>) -> Result<Response, ApiError>;
 
@@ -29,11 +29,11 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("POST",   "/auth/register",                    |app, call| auth::register(&app.desk(), call)),
     ("POST",   "/auth/login",                       |app, call| auth::login(&app.desk(), call)),
     ("POST",   "/auth/refresh",                     |app, call| auth::refresh(&app.store, &app.keys, call)),
-    ("POST",   "/auth/logout",                      |app, call| auth::logout(&app.store, &app.caller(call)?, &call.client)),
-    ("POST",   "/auth/logout-all",                  |app, call| auth::logout_all(&app.store, &app.caller(call)?, &call.client)),
+    ("POST",   "/auth/logout",                      |app, call| auth::logout(&app.store, &app.holder(call)?, &call.client)),
+    ("POST",   "/auth/logout-all",                  |app, call| auth::logout_all(&app.store, &app.holder(call)?, &call.client)),
     ("GET",    "/auth/me",                          |app, call| auth::me(&app.store, &app.caller(call)?)),
-    ("PUT",    "/auth/password",                    |app, call| auth::change_password(&app.desk(), &app.caller(call)?, call)),
-    ("POST",   "/auth/delete",                      |app, call| auth::delete(&app.desk(), &app.caller(call)?, call)),
+    ("PUT",    "/auth/password",                    |app, call| auth::change_password(&app.desk(), &app.holder(call)?, call)),
+    ("POST",   "/auth/delete",                      |app, call| auth::delete(&app.desk(), &app.holder(call)?, call)),
     ("GET",    "/api/{user_id}/tasks",              |app, call| tasks::list(&app.store, &app.owner(call)?, call)),
     ("POST",   "/api/{user_id}/tasks",              |app, call| tasks::create(&app.store, &app.owner(call)?, call)),
     ("GET",    "/api/{user_id}/tasks/{id}",         |app, call| tasks::read(&app.store, &app.owner(call)?, call)),
@@ -42,25 +42,36 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("DELETE", "/api/{user_id}/tasks/{id}",         |app, call| tasks::delete(&app.store, &app.owner(call)?, call)),
     ("PATCH",  "/api/{user_id}/tasks/{id}/complete", |app, call| tasks::complete(&app.store, &app.owner(call)?, call)),
     ("GET",    "/healthz",                          |_, _| pages::healthz()),
-    ("GET",    "/readyz",                           |app, _| app.readiness.readyz()),
-    ("GET",    "/docs",                             |_, _| pages::docs(ROUTES.iter().map(|(method, path, _)| (*method, *path)))),
+    ("GET",    "/readyz",                           |app, _| app.readiness.readyz(&app.store)),
+    ("GET",    "/",                                 |_, call| pages::embedded(pages::PAGE, call)),
+    ("GET",    "/page.css",                         |_, call| pages::embedded(pages::STYLE, call)),
+    ("GET",    "/page.js",                          |_, call| pages::embedded(pages::SCRIPT, call)),
+    ("GET",    "/flow.js",                          |_, call| pages::embedded(pages::FLOW, call)),
+    ("GET",    "/api.js",                           |_, call| pages::embedded(pages::CLIENT, call)),
+    ("GET",    "/api.d.ts",                         |_, call| pages::embedded(pages::CLIENT_TYPES, call)),
+    ("GET",    "/openapi.json",                     |_, _| pages::openapi()),
+    ("GET",    "/docs",                             |_, call| pages::docs(ROUTES.iter().map(|(method, path, _)| (*method, *path)), call)),
 ];
 
 /// All that handlers can be given.
 pub struct App {
     /// The tables.
-    pub store: Arc<Store>,
+    pub store: Store,
     /// The hash threads.
     pub hasher: Hasher,
     /// The keys.
     pub keys: Keys,
+    /// The keys of Better Auth, where its tokens are taken.
+    pub better_auth: Option<External>,
     /// The rules for accounts.
     pub accounts: AccountPolicy,
     /// The rules for passwords.
     pub passwords: PasswordPolicy,
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
-    /// Whether the database answers.
+    /// Other origins whose pages may read the answers.
+    pub cors: Cors,
+    /// The last probe of the database.
     pub readiness: Readiness,
     /// Whether the missing `TRUSTED_PROXIES` was mentioned.
     pub proxy_was_mentioned: AtomicBool,
@@ -84,19 +95,19 @@ impl App {
             response.status_code,
             started.elapsed().as_secs_f64() * 1000.0,
         );
-        finished(response, &request_id.to_string())
+        finished(self.cors.applied(response, request.method(), request.headers()), &request_id.to_string())
     }
 
     /// The answer to what the listener did not take for a request, or could not have answered.
     pub fn refuse(&self, refusal: Refusal, peer: SocketAddr, headers: &[(String, String)]) -> Response {
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let client = Client::new(peer.ip(), headers, self.trusted_proxies, None);
+        let client = Client::new(peer.ip(), headers.clone(), self.trusted_proxies, None);
         let (address, request_id) = (client.address, client.request_id);
         let error = refused(refusal);
         log_cause(&error, &format!("address={address} request_id={request_id}"));
         let response = http::problem(&error, request_id);
         info!("method=- route=- status={} ms=0 request_id={request_id} address={address}", response.status_code);
-        finished(response, &request_id.to_string())
+        finished(self.cors.applied(response, "-", headers), &request_id.to_string())
     }
 
     fn dispatch(&self, request: &Request, client: Client<'_>) -> (&'static str, Result<Response, ApiError>) {
@@ -121,7 +132,19 @@ impl App {
     /// Who the bearer token speaks for.
     fn caller(&self, call: &Call<'_>) -> Result<Principal, ApiError> {
         let token = http::bearer(call.request)?;
-        self.keys.verify(token).map_err(|reason| Problem::InvalidToken.because(reason.to_string()))
+        token::verify(token, &self.keys, self.better_auth.as_ref()).map_err(|refusal| match refusal {
+            TokenRefusal::NoKeys { retry_after_seconds } => Problem::IssuerUnavailable.retry_after(retry_after_seconds),
+            reason => Problem::InvalidToken.because(reason.to_string()),
+        })
+    }
+
+    /// The caller, where the account is one that this server manages; decided before the database is asked.
+    fn holder(&self, call: &Call<'_>) -> Result<Principal, ApiError> {
+        let caller = self.caller(call)?;
+        match caller.is_external() {
+            true => Err(Problem::AccountManagedElsewhere.into()),
+            false => Ok(caller),
+        }
     }
 
     /// The caller, where the path names the caller's own id or `me`; compared before the database is asked.
@@ -211,10 +234,12 @@ fn log_cause(failure: &ApiError, trace: &str) {
     }
 }
 
-/// What every answer carries.
-fn finished(response: Response, request_id: &str) -> Response {
+/// What every answer carries. Only what is part of the program says itself how it may be kept.
+fn finished(mut response: Response, request_id: &str) -> Response {
+    if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
+        response = response.with_additional_header("Cache-Control", "no-store");
+    }
     response
         .with_additional_header("X-Request-Id", request_id.to_owned())
-        .with_additional_header("Cache-Control", "no-store")
         .with_additional_header("X-Content-Type-Options", "nosniff")
 }

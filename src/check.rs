@@ -1,5 +1,5 @@
 //! `latchkey check`: one line for each thing that must hold between this program and its database, in the order in which
-//! a connection meets them. Changes nothing.
+//! a connection meets them, and for each key of Better Auth. Changes nothing.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -15,18 +15,25 @@ use rustls::pki_types::ServerName;
 use crate::database::Database;
 use crate::error::chain;
 use crate::store::{connect, inspect, migrate};
+use crate::token::External;
 
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_PORT: u16 = 5432;
 /// Asks a PostgreSQL server for TLS: the length, then the number that stands for this request.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// Prints the lines; whether all of it holds. Takes seconds where the database sleeps.
+/// Prints the lines; whether all of it holds. Takes seconds where the database sleeps. The key set of Better Auth is
+/// fetched where one is configured.
 ///
 /// # Errors
 /// The lines cannot be written.
-pub fn run(database: &Database, out: &mut impl Write) -> io::Result<bool> {
+pub fn run(database: &Database, better_auth: Option<&External>, out: &mut impl Write) -> io::Result<bool> {
     let mut report = Report { out, holds: true };
+    match better_auth.map(External::check) {
+        Some(Ok(lines)) => lines.iter().try_for_each(|line| report.ok("Better Auth", line))?,
+        Some(Err(why)) => report.failed("Better Auth", &why)?,
+        None => {}
+    }
     for (position, host) in hosts(database).iter().enumerate() {
         reach(database, host, port(database, position), &mut report)?;
     }

@@ -22,7 +22,7 @@ use crate::operator;
 use crate::pages::Readiness;
 use crate::store::migrate::{self, TimeLimit};
 use crate::store::{Deed, Store};
-use crate::token::Keys;
+use crate::token::{External, Keys};
 
 const HELP: &str = "\
 latchkey: accounts, bearer tokens and each user's own tasks
@@ -42,7 +42,8 @@ usage:
   latchkey purge                   delete ended sessions and old attempts
   latchkey --help | --version
 
-USER is an e-mail or an id; email:… or id:… where both fit.
+USER is an e-mail or an id; email:… or id:… where both fit. A user of Better Auth can be shown, deactivated (by id:…
+also before the first task), activated and deleted.
 All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
 ";
 
@@ -95,16 +96,17 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     }
     stop_on_signal(listener.stopper())?;
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
-    let store = Arc::new(Store::new(&config.database));
     let app = Arc::new(App {
-        readiness: Readiness::new(store.clone()),
-        store,
+        store: Store::new(&config.database),
+        readiness: Readiness::default(),
         hasher: Hasher::start(config.passwords.bcrypt_cost)
             .map_err(|error| failed(format!("hash threads: {error}")))?,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
+        better_auth: config.better_auth.as_ref().map(External::new),
         accounts: config.accounts,
         passwords: config.passwords,
         trusted_proxies: config.trusted_proxies,
+        cors: config.cors,
         proxy_was_mentioned: AtomicBool::new(false),
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;
@@ -132,9 +134,9 @@ fn user(command: &[&str]) -> Result<(), Failure> {
         ["show", user] => operator::show(&store, user, out),
         ["create", email] => operator::create(&store, &config::password_policy_from_environment()?, email, out),
         ["set-password", user] => operator::set_password(&store, &config::password_policy_from_environment()?, user),
-        ["activate", user] => operator::act(&store, user, Deed::Activate),
-        ["deactivate", user] => operator::act(&store, user, Deed::Deactivate),
-        ["logout", user] => operator::act(&store, user, Deed::Logout),
+        ["activate", user] => operator::switch(&store, user, Deed::Activate),
+        ["deactivate", user] => operator::switch(&store, user, Deed::Deactivate),
+        ["logout", user] => operator::logout(&store, user),
         ["delete", user] => operator::delete(&store, user, false),
         ["delete", user, "--yes"] | ["delete", "--yes", user] => operator::delete(&store, user, true),
         _ => return Err(unknown_arguments()),
@@ -169,7 +171,8 @@ fn apply_migrations(database: &Database, server_role: Option<&str>) -> Result<()
 
 fn check_database() -> Result<(), Failure> {
     logging::start(&config::log_filters()?);
-    match check::run(&config::database_from_environment()?, &mut io::stdout()) {
+    let better_auth = config::BetterAuth::from_environment(&[])?.map(|settings| External::new(&settings));
+    match check::run(&config::database_from_environment()?, better_auth.as_ref(), &mut io::stdout()) {
         Ok(true) => Ok(()),
         Ok(false) => Err(failed("the check failed".into())),
         Err(error) => Err(failed(format!("standard output: {error}"))),

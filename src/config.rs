@@ -2,6 +2,8 @@
 //!
 //! Source: OWASP ASVS 5.0 V13.1 (configuration), V13.3 (secrets).
 
+mod better_auth;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -9,6 +11,9 @@ use std::str::FromStr;
 use log::LevelFilter;
 
 use crate::database::Database;
+
+use crate::cors::Cors;
+pub use better_auth::BetterAuth;
 
 const SECRET_MIN_BYTES: usize = 32;
 const SECRET_MIN_DIFFERENT_BYTES: usize = 10;
@@ -139,6 +144,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
+    /// Other origins whose pages may read the answers.
+    pub cors: Cors,
     /// The database.
     pub database: Database,
     /// Signs and verifies.
@@ -147,6 +154,8 @@ pub struct Config {
     pub previous_secret: Option<Secret>,
     /// Access tokens.
     pub tokens: TokenPolicy,
+    /// Tokens of Better Auth.
+    pub better_auth: Option<BetterAuth>,
     /// Accounts.
     pub accounts: AccountPolicy,
     /// Passwords.
@@ -166,11 +175,14 @@ impl Config {
         if previous_secret.as_ref() == Some(&secret) {
             return Err(refused("JWT_SECRET_PREVIOUS", "must differ from JWT_SECRET"));
         }
+        let ours: Vec<&Secret> = [Some(&secret), previous_secret.as_ref()].into_iter().flatten().collect();
+        let better_auth = BetterAuth::from_environment(&ours)?;
         let is_test = is_test()?;
         let config = Config {
             listen: optional("LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             max_connections: number("MAX_CONNECTIONS", 512, 1..=100_000)?,
             trusted_proxies: number("TRUSTED_PROXIES", 0, 0..=16)?,
+            cors: optional("CORS_ORIGINS")?.unwrap_or_default(),
             database: database_from_environment()?,
             secret,
             previous_secret,
@@ -179,6 +191,7 @@ impl Config {
                 audience: text("TOKEN_AUDIENCE", "latchkey")?,
                 access_token_seconds: number("ACCESS_TOKEN_SECONDS", 900, 60..=3600)?,
             },
+            better_auth,
             accounts: AccountPolicy {
                 registration_is_open: registration_is_open()?,
                 login_failure_limit: number("LOGIN_FAILURE_LIMIT", 10, 0..=1_000_000)?,

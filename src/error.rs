@@ -24,6 +24,8 @@ pub enum Problem {
     InvalidRefreshToken,
     /// The path names another user than the token.
     UserMismatch,
+    /// The account is one of Better Auth, which alone can change it.
+    AccountManagedElsewhere,
     /// The operator closed the registration.
     RegistrationClosed,
     /// The current password, asked for again, is wrong.
@@ -62,6 +64,8 @@ pub enum Problem {
     HashingBusy,
     /// The database does not answer.
     DatabaseUnavailable,
+    /// The keys of Better Auth cannot be had.
+    IssuerUnavailable,
     /// All connections are busy.
     TooManyConnections,
     /// The server is about to end.
@@ -97,12 +101,13 @@ impl Problem {
     #[rustfmt::skip]
     pub const ALL: &[Problem] = &[
         Problem::BadRequest, Problem::InvalidJson, Problem::Unauthenticated, Problem::InvalidToken,
-        Problem::WrongCredentials, Problem::InvalidRefreshToken, Problem::UserMismatch, Problem::RegistrationClosed,
-        Problem::WrongPassword, Problem::NotFound, Problem::TaskNotFound, Problem::MethodNotAllowed,
-        Problem::RequestTimeout, Problem::EmailTaken, Problem::BodyTooLarge, Problem::TargetTooLong,
-        Problem::UnsupportedMediaType, Problem::ExpectationFailed, Problem::Validation, Problem::TooManyAttempts,
-        Problem::HeadTooLarge, Problem::Internal, Problem::NotImplemented, Problem::VersionNotSupported,
-        Problem::HashingBusy, Problem::DatabaseUnavailable, Problem::TooManyConnections, Problem::Stopping,
+        Problem::WrongCredentials, Problem::InvalidRefreshToken, Problem::UserMismatch,
+        Problem::AccountManagedElsewhere, Problem::RegistrationClosed, Problem::WrongPassword, Problem::NotFound,
+        Problem::TaskNotFound, Problem::MethodNotAllowed, Problem::RequestTimeout, Problem::EmailTaken,
+        Problem::BodyTooLarge, Problem::TargetTooLong, Problem::UnsupportedMediaType, Problem::ExpectationFailed,
+        Problem::Validation, Problem::TooManyAttempts, Problem::HeadTooLarge, Problem::Internal,
+        Problem::NotImplemented, Problem::VersionNotSupported, Problem::HashingBusy, Problem::DatabaseUnavailable,
+        Problem::IssuerUnavailable, Problem::TooManyConnections, Problem::Stopping,
     ];
 
     /// The one table of status, type and words.
@@ -130,6 +135,9 @@ impl Problem {
             Problem::UserMismatch => words(403, "user-mismatch", "Access denied",
                 "Access denied: user ID mismatch",
                 "Use the id of the token's own user in the path, or me."),
+            Problem::AccountManagedElsewhere => words(403, "account-managed-elsewhere", "Account managed elsewhere",
+                "This account is managed by Better Auth, which issued the token.",
+                "Sign out, change the password or delete the account there; this server holds only its tasks."),
             Problem::RegistrationClosed => words(403, "registration-closed", "Registration closed",
                 "Registration is closed on this server.",
                 "Ask the operator for an account."),
@@ -187,6 +195,9 @@ impl Problem {
             Problem::DatabaseUnavailable => words(503, "database-unavailable", "Database unavailable",
                 "The database does not answer at the moment.",
                 "Repeat after the seconds in Retry-After. Something that was being written may have been written."),
+            Problem::IssuerUnavailable => words(503, "issuer-unavailable", "Issuer unavailable",
+                "The keys that verify this token cannot be fetched at the moment.",
+                "Repeat after the seconds in Retry-After. If it stays so, the operator checks BETTER_AUTH_URL."),
             Problem::TooManyConnections => words(503, "too-many-connections", "Too many connections",
                 "All connections of this server are busy.",
                 "Repeat after the seconds in Retry-After."),

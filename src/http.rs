@@ -3,18 +3,16 @@
 //! Source: RFC 9110, RFC 6750 (bearer), RFC 8259 (JSON), RFC 9457 (problem details).
 
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rouille::{Request, Response};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::error::{ApiError, FieldError, Problem};
+use crate::json::without_duplicates;
 use crate::listener::Peer;
 
 /// The realm of every challenge (RFC 9110 section 11.5).
@@ -134,13 +132,10 @@ impl Body {
         if !media_type.trim().eq_ignore_ascii_case("application/json") || is_encoded {
             return Err(Problem::UnsupportedMediaType.into());
         }
-        if serde_json::from_slice::<WithoutDuplicates>(&bytes).is_err() {
-            return Err(Problem::InvalidJson.into());
-        }
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(members)) => Ok(Body { members, errors: Vec::new() }),
-            Ok(_) => Err(ApiError::field("", "must be a JSON object")),
-            Err(_) => Err(Problem::InvalidJson.into()),
+        match without_duplicates(&bytes) {
+            Some(Value::Object(members)) => Ok(Body { members, errors: Vec::new() }),
+            Some(_) => Err(ApiError::field("", "must be a JSON object")),
+            None => Err(Problem::InvalidJson.into()),
         }
     }
 
@@ -224,63 +219,6 @@ fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     let mut body = request.data().ok_or_else(|| Problem::Internal.because("body read twice"))?;
     body.read_to_end(&mut bytes).map_err(|error| Problem::Internal.because(error.to_string()))?;
     Ok(bytes)
-}
-
-/// Any JSON value in which no object names a member twice (RFC 8259 section 4: what becomes of duplicates is
-/// unpredictable).
-struct WithoutDuplicates;
-
-impl<'de> Deserialize<'de> for WithoutDuplicates {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WithoutDuplicates)
-    }
-}
-
-impl<'de> Visitor<'de> for WithoutDuplicates {
-    type Value = WithoutDuplicates;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self, A::Error> {
-        let mut names = HashSet::new();
-        while let Some((name, _)) = access.next_entry::<String, WithoutDuplicates>()? {
-            if !names.insert(name) {
-                return Err(serde::de::Error::custom("duplicate member"));
-            }
-        }
-        Ok(self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self, A::Error> {
-        while access.next_element::<WithoutDuplicates>()?.is_some() {}
-        Ok(self)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
-    }
 }
 
 /// The value that `parse` makes of a query parameter; nothing if it does not come. Unknown parameters are ignored.
@@ -375,7 +313,7 @@ pub fn problem(error: &ApiError, request_id: Uuid) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{Client, WithoutDuplicates, segment, segments};
+    use super::{Client, segment, segments};
 
     fn address_behind(lines: &[&str], trusted_proxies: usize) -> String {
         let headers = lines.iter().map(|line| ("x-forwarded-for", *line));
@@ -403,16 +341,5 @@ mod tests {
         assert_eq!(segments("/a%2Fb/%2525"), Some(vec!["a/b".into(), "%25".into()]));
         assert_eq!(segments("/%ff"), None);
         assert_eq!((segment("..").as_ref(), segment("a/b").as_ref()), ("%2E%2E", "a%2Fb"));
-    }
-
-    #[test]
-    fn duplicate_members_are_an_error() {
-        for (text, is_fine) in [
-            (r#"{"a":1,"a":1}"#, false),
-            (r#"[{"x":{"a":1,"a":1}}]"#, false),
-            (r#"{"a":{"a":null},"b":[{"a":1.5},{"a":-1}]}"#, true),
-        ] {
-            assert_eq!(serde_json::from_str::<WithoutDuplicates>(text).is_ok(), is_fine, "{text}");
-        }
     }
 }

@@ -19,7 +19,10 @@ pub mod token;
 
 pub mod config;
 
+pub mod cors;
+
 pub mod database;
 pub mod error;
+pub mod json;
 pub mod listener;
 pub mod logging;

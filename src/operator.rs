@@ -10,12 +10,15 @@ use uuid::Uuid;
 use crate::config::PasswordPolicy;
 use crate::credentials::{Email, Password};
 use crate::error::{ApiError, Problem};
+use crate::logging::quoted;
 use crate::store::{Deed, Listed, NewUser, Store};
+use crate::token::SUBJECT_MAX_LENGTH;
 
 /// Why a command on users fails, in words for the operator.
 pub type Failure = String;
 
-/// `user list`: one line a user, oldest first: id, e-mail, state, time, sessions, tasks, between tabs.
+/// `user list`: one line a user, local ones by age: id, e-mail (`-` for one of Better Auth), state, time, sessions, tasks,
+/// between tabs.
 pub fn list(store: &Store, out: &mut impl Write) -> Result<(), Failure> {
     let mut after = String::new();
     loop {
@@ -47,20 +50,30 @@ pub fn create(store: &Store, policy: &PasswordPolicy, email: &str, out: &mut imp
 /// `user set-password`: ends all sessions.
 pub fn set_password(store: &Store, policy: &PasswordPolicy, argument: &str) -> Result<(), Failure> {
     let user = find(store, argument)?;
-    let password_hash = read_hash(policy, &user.email)?;
-    done(store.set_password(&user.id, &password_hash), "password_change", &user)
+    let email = local_email(&user)?;
+    let password_hash = read_hash(policy, email)?;
+    done(store.set_password(&user.id, &password_hash), "password_change", &user.id)
 }
 
-/// `user activate|deactivate|logout`: holds from the next request on.
-pub fn act(store: &Store, argument: &str, deed: Deed) -> Result<(), Failure> {
+/// `user activate|deactivate`: holds from the next request on. A user of Better Auth may have no row yet: `id:…` makes it.
+pub fn switch(store: &Store, argument: &str, deed: Deed) -> Result<(), Failure> {
+    let event = if deed == Deed::Activate { "activation" } else { "deactivation" };
+    match (find_all(store, argument)?.is_empty(), argument.strip_prefix("id:")) {
+        (true, Some(id)) if (1..=SUBJECT_MAX_LENGTH).contains(&id.chars().count()) => {
+            done(store.make_external_user(id, deed == Deed::Activate), event, id)
+        }
+        _ => {
+            let user = find(store, argument)?;
+            done(store.act_on_user(&user.id, deed), event, &user.id)
+        }
+    }
+}
+
+/// `user logout`: ends all sessions.
+pub fn logout(store: &Store, argument: &str) -> Result<(), Failure> {
     let user = find(store, argument)?;
-    let event = match deed {
-        Deed::Activate => "activation",
-        Deed::Deactivate => "deactivation",
-        Deed::Logout => "logout_all",
-        Deed::Delete => "deletion",
-    };
-    done(store.act_on_user(&user.id, deed), event, &user)
+    local_email(&user)?;
+    done(store.act_on_user(&user.id, Deed::Logout), "logout_all", &user.id)
 }
 
 /// `user delete`: asks first, unless `--yes` said so.
@@ -70,31 +83,43 @@ pub fn delete(store: &Store, argument: &str, is_sure: bool) -> Result<(), Failur
         if !io::stdin().is_terminal() {
             return Err("standard input is no terminal to ask: repeat with --yes".into());
         }
-        eprint!("Delete {} with {} tasks? Type yes: ", user.email, user.tasks);
+        eprint!("Delete {} with {} tasks? Type yes: ", user.email.as_ref().unwrap_or(&user.id), user.tasks);
         if read_line()? != "yes" {
             return Err("nothing was deleted".into());
         }
     }
-    done(store.act_on_user(&user.id, Deed::Delete), "deletion", &user)
+    done(store.act_on_user(&user.id, Deed::Delete), "deletion", &user.id)
 }
 
-fn done(outcome: Result<bool, ApiError>, event: &str, user: &Listed) -> Result<(), Failure> {
+/// The e-mail of a local user, who alone has a password and sessions here.
+fn local_email(user: &Listed) -> Result<&str, Failure> {
+    user.email.as_deref().ok_or_else(|| {
+        format!("{} is a user of Better Auth: deactivate stops the tokens; the rest is done there", user.id)
+    })
+}
+
+fn done(outcome: Result<bool, ApiError>, event: &str, id: &str) -> Result<(), Failure> {
     match outcome.map_err(words)? {
-        true => info!("event={event} outcome=ok by=operator user={}", user.id),
+        true => info!("event={event} outcome=ok by=operator user={}", quoted(id)),
         false => return Err("there is no such user any more".into()),
     }
     Ok(())
 }
 
-/// The one user that the argument names: `id:…`, `email:…`, or either.
-fn find(store: &Store, argument: &str) -> Result<Listed, Failure> {
+/// The users that the argument may name: `id:…`, `email:…`, or either.
+fn find_all(store: &Store, argument: &str) -> Result<Vec<Listed>, Failure> {
     let email = argument.strip_prefix("email:").unwrap_or(argument).to_ascii_lowercase();
-    let mut users = match argument.strip_prefix("id:") {
+    match argument.strip_prefix("id:") {
         Some(id) => store.find_users(Some(id), None),
         None if argument.starts_with("email:") => store.find_users(None, Some(&email)),
         None => store.find_users(Some(argument), Some(&email)),
     }
-    .map_err(words)?;
+    .map_err(words)
+}
+
+/// The one user that the argument names.
+fn find(store: &Store, argument: &str) -> Result<Listed, Failure> {
+    let mut users = find_all(store, argument)?;
     match users.pop() {
         None => Err("there is no such user".into()),
         Some(user) if users.is_empty() => Ok(user),
@@ -109,6 +134,8 @@ fn find(store: &Store, argument: &str) -> Result<Listed, Failure> {
 fn line(user: &Listed) -> String {
     let state = if user.is_active { "active" } else { "inactive" };
     let Listed { id, email, created_at, sessions, tasks, .. } = user;
+    // Whoever issues the ids of Better Auth could put a tab or a line end into one.
+    let (id, email) = (quoted(id), email.as_deref().unwrap_or("-"));
     format!("{id}\t{email}\t{state}\t{created_at}\t{sessions} sessions\t{tasks} tasks")
 }
 

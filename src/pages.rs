@@ -1,58 +1,43 @@
-//! What needs no account: health, readiness, and the page that explains each problem.
+//! What needs no account: health, readiness, and what is part of the program: the page, the JavaScript client, the
+//! description of the API, and the explanation of each problem.
+//!
+//! Source: RFC 9110 section 13.1.2 (If-None-Match), Content Security Policy Level 3.
 
+use std::borrow::Cow;
 use std::fmt::Write;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rouille::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{ApiError, Problem};
-use crate::http::json;
+use crate::http::{Call, json};
 use crate::store::Store;
 
 /// How long one probe of the database stands for all who ask.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
-/// How long who asks waits for it.
-const PROBE_TIME: Duration = Duration::from_secs(2);
 
 /// `GET /healthz` → 200: the process answers. Never touches the database, which may be asleep.
 pub fn healthz() -> Result<Response, ApiError> {
     json(200, &json!({"status": "ok"}))
 }
 
-/// Whether the database answers: one probe at a time, however many ask.
-pub struct Readiness {
-    store: Arc<Store>,
-    last: Mutex<Probe>,
-}
-
+/// The last probe of the database.
 #[derive(Default)]
-struct Probe {
-    answer: Option<(Instant, bool)>,
-    /// A probe that took longer than anybody waits; no other begins before it has ended.
-    pending: Option<Receiver<bool>>,
-}
+pub struct Readiness(Mutex<Option<(Instant, bool)>>);
 
 impl Readiness {
-    /// Asks nothing yet.
-    pub fn new(store: Arc<Store>) -> Readiness {
-        Readiness { store, last: Mutex::default() }
-    }
-
-    /// `GET /readyz` → 200 if the database answers within two seconds.
-    pub fn readyz(&self) -> Result<Response, ApiError> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ready = match last.answer {
+    /// `GET /readyz` → 200 if the database answers within two seconds. One probe at a time, however many ask.
+    pub fn readyz(&self, store: &Store) -> Result<Response, ApiError> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ready = match *last {
             Some((when, is_ready)) if when.elapsed() < PROBE_HOLDS => is_ready,
             _ => {
-                let probe = last.pending.take().unwrap_or_else(|| self.begin_probe());
-                let outcome = probe.recv_timeout(PROBE_TIME);
-                last.pending = (outcome == Err(RecvTimeoutError::Timeout)).then_some(probe);
-                last.answer = Some((Instant::now(), outcome == Ok(true)));
-                outcome == Ok(true)
+                let is_ready = store.ping().is_ok();
+                *last = Some((Instant::now(), is_ready));
+                is_ready
             }
         };
         match is_ready {
@@ -60,32 +45,62 @@ impl Readiness {
             false => Err(Problem::DatabaseUnavailable.into()),
         }
     }
-
-    fn begin_probe(&self) -> Receiver<bool> {
-        let (sender, receiver) = channel();
-        let store = self.store.clone();
-        // Without a thread nothing is ever sent: not ready. Nobody may be left to hear the answer.
-        let _ = thread::Builder::new().spawn(move || sender.send(store.ping().is_ok()));
-        receiver
-    }
 }
 
-/// `GET /docs` → HTML: the paths, and for each problem what it means and what to do.
-pub fn docs(routes: impl Iterator<Item = (&'static str, &'static str)>) -> Result<Response, ApiError> {
-    let mut page = String::from(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>latchkey: API and problems</title>\n<h1>latchkey</h1>\n<h2>Paths</h2>\n<ul>\n",
-    );
+/// The program's own HTML, CSS and JavaScript, and connections to this server; nothing inline, nothing from elsewhere.
+/// The page's icon is the one `data:` URL.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// A text that is part of the program: its media type and the text.
+pub type Embedded = (&'static str, &'static str);
+/// The page.
+pub const PAGE: Embedded = (HTML, include_str!("web/index.html"));
+/// The style of the page and of `/docs`.
+pub const STYLE: Embedded = ("text/css; charset=utf-8", include_str!("web/page.css"));
+/// The page's tasks and account.
+pub const SCRIPT: Embedded = (JAVASCRIPT, include_str!("web/page.js"));
+/// The page's account of every exchange.
+pub const FLOW: Embedded = (JAVASCRIPT, include_str!("web/flow.js"));
+/// The JavaScript client.
+pub const CLIENT: Embedded = (JAVASCRIPT, include_str!("web/api.js"));
+/// Its types, as plain text so that a browser shows them.
+pub const CLIENT_TYPES: Embedded = ("text/plain; charset=utf-8", include_str!("web/api.d.ts"));
+
+/// 200 with the text, or 304 where the client holds it already.
+pub fn embedded((media_type, text): Embedded, call: &Call<'_>) -> Result<Response, ApiError> {
+    Ok(revalidated(media_type, text.into(), call))
+}
+
+/// `GET /openapi.json` → the description of every operation, OpenAPI 3.1.
+pub fn openapi() -> Result<Response, ApiError> {
+    Ok(Response::from_data("application/json", OPENAPI))
+}
+
+/// `GET /docs` → HTML: the API at a glance, and for each problem what it means and what to do.
+pub fn docs(routes: impl Iterator<Item = (&'static str, &'static str)>, call: &Call<'_>) -> Result<Response, ApiError> {
+    let described: Value = serde_json::from_str(OPENAPI).map_err(|e| Problem::Internal.because(e.to_string()))?;
+    let mut paths = String::new();
     for (method, path) in routes {
-        let _ = writeln!(page, "<li><code>{method} {path}</code></li>");
+        let operation = described.get("paths").and_then(|paths| paths.get(path)?.get(method.to_lowercase()));
+        let summary = operation.and_then(|operation| operation.get("summary")?.as_str()).unwrap_or_default();
+        let _ = writeln!(
+            paths,
+            "<tr><td><code>{method}</code></td><td><code>{path}</code></td><td>{}</td></tr>",
+            escaped(summary)
+        );
     }
-    page.push_str("</ul>\n<h2>Problems</h2>\n");
+    let mut problems = String::new();
     for problem in Problem::ALL {
         let words = problem.words();
         let _ = writeln!(
-            page,
-            "<section id=\"{}\">\n<h3>{} {}</h3>\n<p>{}</p>\n<p>{}</p>\n</section>",
+            problems,
+            "<section class=\"problem\" id=\"{0}\">\n<h3><a href=\"#{0}\"><code>{1}</code> {2}</a></h3>\n\
+             <p class=\"says\">{3}</p>\n<p>{4}</p>\n<p class=\"type\"><code>/docs#{0}</code></p>\n</section>",
             words.slug,
             words.status,
             escaped(words.title),
@@ -93,8 +108,25 @@ pub fn docs(routes: impl Iterator<Item = (&'static str, &'static str)>) -> Resul
             escaped(words.advice),
         );
     }
-    page.push_str("</html>\n");
-    Ok(Response::html(page).with_additional_header("Content-Security-Policy", "default-src 'none'"))
+    let page = include_str!("web/docs.html").replace("<!-- paths -->\n", &paths);
+    Ok(revalidated(HTML, page.replace("<!-- problems -->\n", &problems).into(), call))
+}
+
+fn revalidated(media_type: &'static str, text: Cow<'static, str>, call: &Call<'_>) -> Response {
+    let hash = digest(&SHA256, text.as_bytes());
+    let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let etag = format!("\"{hash}\"");
+    let known = call.request.header("If-None-Match").unwrap_or_default();
+    let is_known = known.split(',').any(|tag| [etag.as_str(), "*"].contains(&tag.trim().trim_start_matches("W/")));
+    let response = match is_known {
+        true => Response { status_code: 304, ..Response::empty_204() },
+        false => Response::from_data(media_type, text.into_owned()),
+    };
+    response
+        .with_additional_header("ETag", etag)
+        .with_additional_header("Cache-Control", "no-cache")
+        .with_additional_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        .with_additional_header("Referrer-Policy", "no-referrer")
 }
 
 fn escaped(text: &str) -> String {

@@ -4,6 +4,7 @@
 # that is there: it only adds a fresh JWT_SECRET where there is none.
 set -eu
 cd "$(dirname "$0")/.."
+trap 'exit 130' INT
 
 refuse() { printf '.env: line %s: %s\n' "$number" "$1" >&2; exit 2; }
 
@@ -22,11 +23,16 @@ read_env() {
   done <.env
 }
 
-# 32 random bytes as hexadecimal digits. The file is closed to others before the secret is in it.
+# 32 random bytes as hexadecimal digits. A new file takes the old one's place at once: closed to others from its first
+# byte, and never half written.
 if [ -z "${JWT_SECRET+set}" ] && ! grep -qs '^JWT_SECRET=' .env; then
-  [ ! -e .env ] || chmod 600 .env
   secret=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
-  (umask 077 && printf '\n# Signs the access tokens. Keep it to yourself.\nJWT_SECRET=%s\n' "$secret" >>.env)
+  (
+    umask 077
+    [ ! -e .env ] || sed '/^JWT_SECRET=/d' .env >.env.$$ # without what another first run put there meanwhile
+    printf '\n# Signs the access tokens.\nJWT_SECRET=%s\n' "$secret" >>.env.$$
+    mv .env.$$ .env
+  )
 fi
 
 # A malformed file is refused before the long build, but its secrets are no business of build scripts.

@@ -10,20 +10,19 @@ fail() { printf 'smoke: %s\n' "$*" >&2; exit 1; }
 random() { head -c 16 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 stop() { kill "$server" && wait "$server" || fail "expected the server to stop with status 0, got $?"; }
 
-base=${1-} work=$(mktemp -d)
+base=${1:+${1%/}} work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -z "$base" ]; then
   : "${LATCHKEY_TEST_DATABASE_URL:?smoke: give a base URL, or call \`make smoke\`}"
   cargo build --release --locked
   mkfifo "$work/output"
-  DATABASE_URL=$LATCHKEY_TEST_DATABASE_URL JWT_SECRET=$(random)$(random) LISTEN=127.0.0.1:0 \
+  DATABASE_URL=$LATCHKEY_TEST_DATABASE_URL JWT_SECRET=$(random)$(random) LISTEN=127.0.0.1:0 RUST_LOG=warn \
     cargo run --quiet --release --locked -- serve >"$work/output" &
   server=$!
   trap 'rm -rf "$work"; stop' EXIT
   exec 3<"$work/output" # stays open, or the server could write no more
   read -r _ _ base <&3 || fail 'expected the server to say where it listens, but it ended'
 fi
-base=${base%/}
 
 # Stands for curl in the lines below: keeps the answer and its status, and hands the answer on.
 curl() {

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("001_accounts", include_str!("../../sql/001_accounts.sql")),
     ("002_tasks", include_str!("../../sql/002_tasks.sql")),
     ("003_attempts", include_str!("../../sql/003_attempts.sql")),
+    ("004_external_users", include_str!("../../sql/004_external_users.sql")),
 ];
 
 /// Any constant: what else locks in this database must not use it. ("latchkey" in ASCII.)

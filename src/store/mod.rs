@@ -1,7 +1,7 @@
 //! All SQL. One file per table, each statement a visible literal, one round trip each.
 //!
-//! Every statement on tasks takes a [`crate::token::Principal`] and starts from `local_caller(…)`: no row means that the
-//! caller may not act. Statements go by `query_typed`, which needs one round trip and no named statement.
+//! Every statement on tasks takes a [`crate::token::Principal`] and starts from `caller(…)`: no row means that the caller
+//! may not act. Statements go by `query_typed`, which needs one round trip and no named statement.
 
 mod attempts;
 mod connection;

@@ -12,9 +12,9 @@ use crate::error::{ApiError, Problem};
 pub struct Listed {
     /// The id.
     pub id: String,
-    /// The e-mail.
-    pub email: String,
-    /// Whether the user may log in.
+    /// The e-mail; none for a user of Better Auth, and only for them.
+    pub email: Option<String>,
+    /// Whether the user may act.
     pub is_active: bool,
     /// RFC 3339.
     pub created_at: String,
@@ -27,9 +27,9 @@ pub struct Listed {
 /// What is to happen to one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deed {
-    /// The user may log in again; no session of before comes back.
+    /// The user may act again; no session of before comes back.
     Activate,
-    /// No login, and no session lives on.
+    /// No login, no session lives on, and no token of Better Auth is taken.
     Deactivate,
     /// All sessions end.
     Logout,
@@ -38,7 +38,7 @@ pub enum Deed {
 }
 
 impl Store {
-    /// All users by the time of their making, a page of 500 after the id that came last.
+    /// All users by id, which for local ones is the time of their making, a page of 500 after the id that came last.
     ///
     /// # Errors
     /// Database failures.
@@ -90,13 +90,29 @@ impl Store {
         Ok(self.once(sql, &[(&id, Type::TEXT)])?.is_some())
     }
 
-    /// Sets the hash of a new password and ends all sessions; false if there is no such user.
+    /// Makes the row of a user of Better Auth before their first task would; false if meanwhile a local user has the id.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn make_external_user(&self, id: &str, is_active: bool) -> Result<bool, ApiError> {
+        let row = self.repeatable_row(
+            "insert into users (id, kind, is_active) values ($1, 'better_auth', $2)
+             on conflict (id) do update set is_active = excluded.is_active where users.kind = 'better_auth'
+             returning id",
+            &[(&id, Type::TEXT), (&is_active, Type::BOOL)],
+        )?;
+        Ok(row.is_some())
+    }
+
+    /// Sets the hash of a new password and ends all sessions; false if there is no such local user.
     ///
     /// # Errors
     /// Database failures.
     pub fn set_password(&self, id: &str, password_hash: &str) -> Result<bool, ApiError> {
         let row = self.once(
-            "update users set password_hash = $2, session_epoch = session_epoch + 1 where id = $1 returning id",
+            "update users set password_hash = $2, session_epoch = session_epoch + 1
+             where id = $1 and kind = 'local'
+             returning id",
             &[(&id, Type::TEXT), (&password_hash, Type::TEXT)],
         )?;
         Ok(row.is_some())

@@ -62,7 +62,7 @@ impl Store {
         let rows = self.repeatable(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
-             from local_caller($1, $2) as c
+             from caller($1, $2) as c
              left join lateral (
                  select * from tasks
                  where tasks.user_id = c.id
@@ -86,14 +86,23 @@ impl Store {
         Ok(rows.iter().filter_map(task).collect())
     }
 
-    /// The task that was made; the same one if it is made again with the same id.
+    /// The task that was made; the same one if it is made again with the same id. The first task of an external user
+    /// makes the user too: where two race, the one that finds the other's row waits for it, and the foreign key, checked
+    /// at the statement's end, sees whichever row came to be.
     ///
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn create_task(&self, principal: &Principal, new: &NewTask) -> Result<Task, ApiError> {
         let row = self.repeatable_row(
-            "insert into tasks (id, user_id, title, description)
-             select $3, c.id, $4, $5 from local_caller($1, $2) as c
+            "with c as (
+                 select id from caller($1, $2)
+             ), made as (
+                 insert into users (id, kind)
+                 select id, 'better_auth' from c where $2 is null
+                 on conflict (id) do nothing
+             )
+             insert into tasks (id, user_id, title, description)
+             select $3, c.id, $4, $5 from c
              on conflict (id) do update set id = excluded.id where tasks.user_id = excluded.user_id
              returning id, user_id, title, description, completed,
                  rfc3339(created_at) as created_at, rfc3339(updated_at) as updated_at",
@@ -116,7 +125,7 @@ impl Store {
         let row = self.repeatable_row(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
-             from local_caller($1, $2) as c
+             from caller($1, $2) as c
              left join tasks as t on t.user_id = c.id and t.id = $3",
             &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
         )?;
@@ -130,7 +139,7 @@ impl Store {
     pub fn update_task(&self, principal: &Principal, id: Uuid, changes: &Changes) -> Result<Task, ApiError> {
         let row = self.repeatable_row(
             "with c as (
-                 select id from local_caller($1, $2)
+                 select id from caller($1, $2)
              ), t as (
                  update tasks set
                      title = coalesce($4, tasks.title),
@@ -164,7 +173,7 @@ impl Store {
     pub fn toggle_task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
         let row = self.once(
             "with c as (
-                 select id from local_caller($1, $2)
+                 select id from caller($1, $2)
              ), t as (
                  update tasks set completed = not tasks.completed, updated_at = now()
                  from c
@@ -186,7 +195,7 @@ impl Store {
     pub fn delete_task(&self, principal: &Principal, id: Uuid) -> Result<(), ApiError> {
         let row = self.once(
             "with c as (
-                 select id from local_caller($1, $2)
+                 select id from caller($1, $2)
              ), t as (
                  delete from tasks using c
                  where tasks.user_id = c.id and tasks.id = $3

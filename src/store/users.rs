@@ -7,13 +7,13 @@ use super::Store;
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
-/// A user as everybody may see their own.
+/// A user as everybody may see their own. One of Better Auth has no e-mail here, and before the first task no time.
 #[derive(Debug, serde::Serialize)]
 pub struct User {
     id: String,
-    email: String,
+    email: Option<String>,
     is_active: bool,
-    created_at: String,
+    created_at: Option<String>,
 }
 
 /// An account to be made.
@@ -46,15 +46,15 @@ impl Store {
         }
     }
 
-    /// The caller's own user; nothing if the session is over.
+    /// The caller's own user; nothing if the session is over or the user inactive.
     ///
     /// # Errors
     /// Database failures.
     pub fn caller(&self, principal: &Principal) -> Result<Option<User>, ApiError> {
         let row = self.repeatable_row(
-            "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at
-             from local_caller($1, $2) as c
-             join users as u on u.id = c.id",
+            "select c.id, u.email, coalesce(u.is_active, true) as is_active, rfc3339(u.created_at) as created_at
+             from caller($1, $2) as c
+             left join users as u on u.id = c.id",
             &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
         Ok(one_user(row.as_ref()))

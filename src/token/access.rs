@@ -38,6 +38,13 @@ pub enum TokenRefusal {
     Expired,
     /// `iat` lies in the future, or the lifetime is longer than any that is issued.
     Lifetime,
+    /// Better Auth: not issued by the configured issuer, or not for the configured audience.
+    WrongIssuer,
+    /// Better Auth: its keys were never fetched and cannot be had now. The one refusal that says nothing of the token.
+    NoKeys {
+        /// Until the next fetch, at least 1.
+        retry_after_seconds: u64,
+    },
 }
 
 impl fmt::Display for TokenRefusal {
@@ -50,6 +57,8 @@ impl fmt::Display for TokenRefusal {
             TokenRefusal::BadClaims => "bad_claims",
             TokenRefusal::Expired => "expired",
             TokenRefusal::Lifetime => "lifetime",
+            TokenRefusal::WrongIssuer => "wrong_issuer_or_audience",
+            TokenRefusal::NoKeys { .. } => "no_keys",
         })
     }
 }
@@ -95,7 +104,7 @@ impl Keys {
         jsonwebtoken::encode(&header, &claims, &self.current.access_signing).map(Token)
     }
 
-    /// Who the token speaks for. Asks no database: whether the session lives is the next statement's business.
+    /// The user and session that a token of ours speaks for. Asks no database: whether the session lives is the next statement's business.
     ///
     /// # Errors
     /// The first rule that the token breaks.
@@ -112,7 +121,12 @@ impl Keys {
         if claims.sub.is_empty() || claims.sub.contains('\0') {
             return Err(TokenRefusal::BadClaims);
         }
-        Ok(Principal { subject: claims.sub, session })
+        Ok(Principal { subject: claims.sub, session: Some(session) })
+    }
+
+    /// Whether the key id is one of ours.
+    pub(super) fn knows(&self, kid: &str) -> bool {
+        self.all().any(|key| key.kid == kid)
     }
 
     /// The key that the header names, once the header is exactly one that we write: `kid` is a map key and nothing else.
@@ -150,6 +164,6 @@ pub(super) fn rules(policy: &TokenPolicy) -> Validation {
     rules
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

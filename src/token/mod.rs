@@ -1,9 +1,13 @@
-//! Keys, and the one door to a [`Principal`]: [`Keys::verify`].
+//! Keys, and the one door to a [`Principal`]: [`verify`].
 //!
-//! Pure: no HTTP, no database. What a token says is believed here; whether its session still lives, the database says.
+//! No database, and no HTTP but the fetch of `jwks`. What a token says is believed here; whether its session still lives
+//! and its user is active, the database says.
 //! Source: RFC 7519 (JWT), RFC 8725 (JWT best current practices), RFC 5869 (HKDF).
 
 mod access;
+mod external;
+mod jwk;
+mod jwks;
 mod refresh;
 
 use std::fmt;
@@ -15,13 +19,14 @@ use uuid::Uuid;
 
 use crate::config::{Secret, TokenPolicy};
 pub use access::{ACCESS_TOKEN_MAX_SECONDS, LEEWAY_SECONDS, TokenRefusal};
+pub use external::{External, SUBJECT_MAX_LENGTH};
 pub use refresh::RefreshClaim;
 
-/// Who a verified access token speaks for. Only [`Keys::verify`] makes one, so that to forget the check does not compile.
+/// Who a verified access token speaks for. Only [`verify`] makes one, so that to forget the check does not compile.
 #[derive(Debug)]
 pub struct Principal {
     subject: String,
-    session: Uuid,
+    session: Option<Uuid>,
 }
 
 impl Principal {
@@ -30,9 +35,38 @@ impl Principal {
         &self.subject
     }
 
-    /// The id of the session that the token belongs to.
-    pub fn session(&self) -> Uuid {
+    /// The id of the session that the token belongs to; none for a token of Better Auth, which has no session here.
+    pub fn session(&self) -> Option<Uuid> {
         self.session
+    }
+
+    /// Whether Better Auth issued the token, and so manages the account.
+    pub fn is_external(&self) -> bool {
+        self.session.is_none()
+    }
+}
+
+/// Who the token speaks for. The one place that decides by which rules a token is judged; a claim never does:
+///
+/// | key id in the header | configured | rules |
+/// |---|---|---|
+/// | one of ours | | of our access tokens |
+/// | any other | `BETTER_AUTH_URL` | of the published key with this id, or refused |
+/// | none | `BETTER_AUTH_SECRET` | of the shared secret, HS256 |
+/// | any other, or none | neither | refused |
+///
+/// May fetch the key set of Better Auth, which takes at most five seconds; asks no database.
+///
+/// # Errors
+/// The first rule that the token breaks, or that the keys cannot be had.
+pub fn verify(token: &str, ours: &Keys, better_auth: Option<&External>) -> Result<Principal, TokenRefusal> {
+    let Some(better_auth) = better_auth else {
+        return ours.verify(token);
+    };
+    let header = external::Header::read(token)?;
+    match &header.kid {
+        Some(kid) if ours.knows(kid) => ours.verify(token),
+        _ => better_auth.verify(token, &header),
     }
 }
 

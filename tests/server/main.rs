@@ -11,7 +11,12 @@
 mod accounts;
 mod configuration;
 mod conventions;
+mod external;
+mod external_issuer;
+mod external_keys;
+mod external_tokens;
 mod faults;
+mod issuer;
 mod neon;
 mod operations;
 mod peers;
@@ -20,3 +25,4 @@ mod support;
 mod tasks;
 mod throttle;
 mod tokens;
+mod web;

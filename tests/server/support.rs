@@ -596,7 +596,7 @@ pub fn read_answer(reader: &mut impl BufRead, method: &str) -> io::Result<Option
         }
     }
     let mut answer = Answer { status, headers, body: Vec::new() };
-    if method != "HEAD" && status != 204 && status >= 200 {
+    if method != "HEAD" && ![204, 304].contains(&status) && status >= 200 {
         let length = answer.header("Content-Length").expect("an answer states its length");
         answer.body = vec![0; length.parse().expect("a length")];
         reader.read_exact(&mut answer.body)?;
