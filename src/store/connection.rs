@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,15 +75,15 @@ pub(super) struct Health {
     pub waiting: AtomicUsize,
     /// When a connection was last found dead or silent.
     failed_at: Mutex<Option<Instant>>,
-    /// As many more owners as there are threads with a connection, the abandoned ones among them.
-    threads: Arc<()>,
-    max_threads: usize,
+    /// Has one owner more than there are abandoned threads.
+    abandoned: Arc<()>,
+    max_abandoned: usize,
 }
 
 impl Health {
     /// Whether so many threads wait for answers that never came that no more are begun.
     pub fn is_exhausted(&self) -> bool {
-        Arc::strong_count(&self.threads) > self.max_threads
+        Arc::strong_count(&self.abandoned) > self.max_abandoned
     }
 
     fn note_failure(&self) {
@@ -103,9 +103,12 @@ pub(super) struct Manager {
 
 impl Manager {
     pub fn new(database: &Database) -> Manager {
-        let max_threads = 2 * database.pool_size as usize;
-        let health =
-            Health { waiting: AtomicUsize::new(0), failed_at: Mutex::default(), threads: Arc::new(()), max_threads };
+        let health = Health {
+            waiting: AtomicUsize::new(0),
+            failed_at: Mutex::default(),
+            abandoned: Arc::new(()),
+            max_abandoned: 2 * database.pool_size as usize,
+        };
         Manager { driver: Arc::new(driver(database)), health: Arc::new(health) }
     }
 
@@ -150,8 +153,12 @@ pub(super) struct Connection {
     answers: Receiver<Answer>,
     used_at: Instant,
     has_ended: bool,
+    mark: Mark,
     health: Arc<Health>,
 }
+
+/// Shared with the thread: what it holds once the thread was abandoned is counted until the thread ends.
+type Mark = Arc<OnceLock<Arc<()>>>;
 
 struct Statement {
     sql: &'static str,
@@ -168,14 +175,18 @@ impl Connection {
         let (statements, to_run) = mpsc::channel();
         let (answering, answers) = mpsc::channel();
         let (opening, opened) = mpsc::sync_channel(1);
-        let counted = health.threads.clone();
+        let mark = Mark::default();
+        let of_thread = mark.clone();
         let live = move || {
             serve(&driver, &opening, &to_run, &answering);
-            drop(counted);
+            drop(of_thread);
         };
         thread::Builder::new().name("database".into()).spawn(live).map_err(|error| chain(&error))?;
-        opened.recv_timeout(CONNECT_LIMIT).unwrap_or_else(|_| Err(no_connection_in_time()))?;
-        Ok(Connection { statements, answers, used_at: Instant::now(), has_ended: false, health })
+        opened.recv_timeout(CONNECT_LIMIT).unwrap_or_else(|_| {
+            let _ = mark.set(health.abandoned.clone());
+            Err(no_connection_in_time())
+        })?;
+        Ok(Connection { statements, answers, used_at: Instant::now(), has_ended: false, mark, health })
     }
 
     /// The rows of one statement, in one round trip; waits for at most `limit`.
@@ -200,6 +211,7 @@ impl Connection {
             Ok(Answer { outcome: Err(error), has_ended: true }) => Err(Failure::Dead(error)),
             Ok(Answer { outcome, .. }) => outcome.map_err(Failure::Refused),
             Err(RecvTimeoutError::Timeout) => {
+                let _ = self.mark.set(self.health.abandoned.clone());
                 Err(Failure::Unavailable(format!("the database was silent for {} s", limit.as_secs())))
             }
             Err(RecvTimeoutError::Disconnected) => Err(Failure::Unavailable("the connection's thread ended".into())),

@@ -109,8 +109,9 @@ impl Store {
     }
 
     fn connection(&self, deadline: Instant) -> Result<PooledConnection<Manager>, Failure> {
-        // With no more connections to come, waiting for one would only hold the request's thread.
-        let limit = if self.health.is_exhausted() { Duration::ZERO } else { time_left(deadline).min(CHECKOUT_LIMIT) };
+        // With no connection there and none to come, waiting would only hold the request's thread.
+        let is_hopeless = self.health.is_exhausted() && self.pool.state().connections == 0;
+        let limit = if is_hopeless { Duration::ZERO } else { time_left(deadline).min(CHECKOUT_LIMIT) };
         self.health.waiting.fetch_add(1, Ordering::Relaxed);
         let connection = self.pool.get_timeout(limit);
         self.health.waiting.fetch_sub(1, Ordering::Relaxed);
