@@ -8,6 +8,7 @@
     reason = "a test that cannot go on must fail at once"
 )]
 
+mod abuse;
 mod accounts;
 mod configuration;
 mod conventions;
@@ -17,6 +18,7 @@ mod external_keys;
 mod external_tokens;
 mod faults;
 mod issuer;
+mod listener;
 mod neon;
 mod operations;
 mod peers;
