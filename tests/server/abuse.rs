@@ -166,7 +166,8 @@ fn six_hundred_clients_that_never_read_hold_up_nobody() {
         }
         is_answered(&server);
     }
-    stays_below(&server, HOSTILE_KIB);
+    // Each connection holds the one answer that it cannot send: the longest there is has some 90 KiB.
+    stays_below(&server, HOSTILE_KIB + 512 * 90);
 }
 
 #[test]
