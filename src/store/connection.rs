@@ -1,7 +1,7 @@
 //! One pooled connection, on a thread of its own. The driver has no time limit for a query, its start-up none after TCP,
 //! and dropping its client waits for the server: here whoever asks waits for the thread, with a limit, and abandons it.
 //! Its statement may still run then. The thread ends as soon as the peer answers or closes; how many may be left behind
-//! is bounded. Costs two hand-offs a statement; the README has the figures.
+//! is bounded. Costs two hand-offs a statement.
 
 use std::error::Error;
 use std::fmt;
