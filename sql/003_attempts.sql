@@ -17,7 +17,7 @@ create index attempts_address_idx on attempts (address, kind, created_at);
 create index attempts_email_digest_idx on attempts (email_digest, created_at) where email_digest is not null;
 create index attempts_created_at_idx on attempts (created_at);
 
--- Addresses from which an account was logged in to: nobody can lock the owner out of them.
+-- Addresses from which an account was logged in to: nobody elsewhere can lock the owner out of them.
 create table known_addresses (
     user_id text not null,
     address text not null,

@@ -112,6 +112,11 @@ impl App {
 
     fn dispatch(&self, request: &Request, client: Client<'_>) -> (&'static str, Result<Response, ApiError>) {
         let path = request.raw_url().split('?').next().unwrap_or_default();
+        if path == "*" {
+            let all =
+                http::no_content().with_additional_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            return ("*", Ok(all));
+        }
         let Some(segments) = http::segments(path) else {
             return ("-", Err(Problem::NotFound.into()));
         };

@@ -12,7 +12,7 @@ use crate::config::{AccountPolicy, PasswordPolicy};
 use crate::credentials::{Email, Password};
 use crate::error::{ApiError, Problem};
 use crate::hasher::{Hasher, Place};
-use crate::http::{Body, Call, Client, json, no_content};
+use crate::http::{Body, Call, Client, json, no_content, without_nul};
 use crate::store::{Account, LoginAttempt, NewUser, Opening, Reservation, Rotation, Store};
 use crate::token::{Keys, Principal, RefreshClaim};
 
@@ -104,6 +104,7 @@ pub fn login(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
         session,
         user: &account.id,
         verified_hash: &account.password_hash,
+        verified_epoch: account.session_epoch,
         rehashed: verified.rehashed.as_deref(),
         attempt,
         address: &call.client.network().to_string(),
@@ -118,7 +119,7 @@ pub fn login(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
 /// `POST /auth/refresh` → 200 tokens.
 pub fn refresh(store: &Store, keys: &Keys, call: &Call<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(call.request)?;
-    let token = body.text("refresh_token", Ok::<_, &str>);
+    let token = body.text("refresh_token", without_nul);
     let token = body.done(token)?;
     let refuse = |reason, who: &str| {
         refused("refresh", reason, who, &call.client);
@@ -163,11 +164,13 @@ pub fn change_password(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> 
     let place = desk.hasher.place(call.client.network())?;
     let email = desk.caller_email(caller)?;
     refuse_weak(&place, "new_password", &new, &email, &call.client)?;
-    let (attempt, verified_hash) = desk.check_again("password_change", &place, current, &email, &call.client)?;
+    let (attempt, epoch) = desk.check_again("password_change", &place, current, &email, &call.client)?;
     let new_hash = place.hash(new, &|| call.client.is_gone())?;
 
-    let changed = desk.store.change_password(caller, &verified_hash, &new_hash, attempt)?;
-    ended(changed, "password_change", caller, &call.client)
+    if !desk.store.change_password(caller, epoch, &new_hash, attempt)? {
+        return Err(desk.why_nothing_happened(caller));
+    }
+    ended(true, "password_change", caller, &call.client)
 }
 
 /// `POST /auth/delete` → 204: the caller, the tasks and the sessions are gone.
@@ -178,10 +181,12 @@ pub fn delete(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Re
 
     let place = desk.hasher.place(call.client.network())?;
     let email = desk.caller_email(caller)?;
-    let (attempt, verified_hash) = desk.check_again("deletion", &place, password, &email, &call.client)?;
+    let (attempt, epoch) = desk.check_again("deletion", &place, password, &email, &call.client)?;
 
-    let deleted = desk.store.delete_caller(caller, &verified_hash, attempt)?;
-    ended(deleted, "deletion", caller, &call.client)
+    if !desk.store.delete_caller(caller, epoch, attempt)? {
+        return Err(desk.why_nothing_happened(caller));
+    }
+    ended(true, "deletion", caller, &call.client)
 }
 
 impl Desk<'_> {
@@ -223,7 +228,12 @@ impl Desk<'_> {
         }
     }
 
-    /// Asks for the password once more: a guess like any other, under the same count. The attempt and the hash.
+    /// The password was changed by another request of the same session, or the session is over.
+    fn why_nothing_happened(&self, caller: &Principal) -> ApiError {
+        self.caller_email(caller).map_or_else(|over| over, |_| Problem::WrongPassword.into())
+    }
+
+    /// Asks for the password once more: a guess like any other, under the same count. The attempt and the user's epoch.
     fn check_again(
         &self,
         name: &str,
@@ -231,7 +241,7 @@ impl Desk<'_> {
         password: Password,
         email: &str,
         client: &Client<'_>,
-    ) -> Result<(Uuid, String), ApiError> {
+    ) -> Result<(Uuid, i32), ApiError> {
         let attempt = Uuid::now_v7();
         let account = self.reserve(name, attempt, email, client)?;
         let account = account.ok_or_else(|| Problem::InvalidToken.because("user_deleted"))?;
@@ -240,7 +250,7 @@ impl Desk<'_> {
             refused(name, "wrong_password", &self.who(Some(&account), email), client);
             return Err(Problem::WrongPassword.into());
         }
-        Ok((attempt, account.password_hash))
+        Ok((attempt, account.session_epoch))
     }
 }
 

@@ -189,6 +189,10 @@ fn driver(parameters: &mut BTreeMap<String, String>) -> Result<postgres::Config,
     if hosts == 0 && addresses == 0 || driver.get_hosts().contains(&Host::Tcp(String::new())) {
         return Err("names no host".into());
     }
+    // An @ of the password that was not written %40 moves a piece of it into the host.
+    if driver.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if !name.bytes().all(is_host_byte))) {
+        return Err("names a host with a character that no host has".into());
+    }
     let count = hosts.max(addresses);
     if hosts > 0 && addresses > 0 && hosts != addresses || ![0, 1, count].contains(&driver.get_ports().len()) {
         return Err("has lists of hosts, addresses and ports that differ in length".into());
@@ -210,6 +214,11 @@ fn driver(parameters: &mut BTreeMap<String, String>) -> Result<postgres::Config,
         return Err("has hostaddr without host: TLS has no name to verify".into());
     }
     Ok(driver)
+}
+
+/// What names and addresses are made of, an IPv6 zone included.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._:%".contains(&byte)
 }
 
 /// Plain text where it is asked for, or on this machine where nothing else is; else TLS with full verification, of

@@ -56,7 +56,7 @@ pub enum Problem {
     HeadTooLarge,
     /// A defect of ours.
     Internal,
-    /// A transfer coding or method form that is not supported.
+    /// A transfer coding that is not supported.
     NotImplemented,
     /// Neither HTTP/1.0 nor HTTP/1.1.
     VersionNotSupported,
@@ -191,7 +191,7 @@ impl Problem {
                 "Use one of them."),
             Problem::HashingBusy => words(503, "hashing-busy", "Busy",
                 "Too many passwords are being checked at the moment.",
-                "Repeat after the seconds in Retry-After; the attempt was not counted."),
+                "Repeat after the seconds in Retry-After."),
             Problem::DatabaseUnavailable => words(503, "database-unavailable", "Database unavailable",
                 "The database does not answer at the moment.",
                 "Repeat after the seconds in Retry-After. Something that was being written may have been written."),

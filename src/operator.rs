@@ -2,9 +2,12 @@
 //! argument, where every other user of the machine could read it.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::{process, thread};
 
 use log::info;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use uuid::Uuid;
 
 use crate::config::PasswordPolicy;
@@ -83,7 +86,7 @@ pub fn delete(store: &Store, argument: &str, is_sure: bool) -> Result<(), Failur
         if !io::stdin().is_terminal() {
             return Err("standard input is no terminal to ask: repeat with --yes".into());
         }
-        eprint!("Delete {} with {} tasks? Type yes: ", user.email.as_ref().unwrap_or(&user.id), user.tasks);
+        eprint!("Delete {} with {} tasks? Type yes: ", quoted(user.email.as_ref().unwrap_or(&user.id)), user.tasks);
         if read_line()? != "yes" {
             return Err("nothing was deleted".into());
         }
@@ -94,7 +97,7 @@ pub fn delete(store: &Store, argument: &str, is_sure: bool) -> Result<(), Failur
 /// The e-mail of a local user, who alone has a password and sessions here.
 fn local_email(user: &Listed) -> Result<&str, Failure> {
     user.email.as_deref().ok_or_else(|| {
-        format!("{} is a user of Better Auth: deactivate stops the tokens; the rest is done there", user.id)
+        format!("{} is a user of Better Auth: deactivate stops the tokens; the rest is done there", quoted(&user.id))
     })
 }
 
@@ -148,15 +151,25 @@ fn read_hash(policy: &PasswordPolicy, email: &str) -> Result<String, Failure> {
     bcrypt::hash(password.expose(), policy.bcrypt_cost).map_err(|error| error.to_string())
 }
 
-/// A line from the terminal that does not show it.
+/// A line from the terminal that does not show it, and shows again what is typed whatever ends the wait.
 fn prompt() -> Result<String, Failure> {
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal).map_err(|error| error.to_string())?;
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
     eprint!("Password: ");
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| error.to_string())?;
+    let (waiting, before) = (signals.handle(), shown.clone());
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &before);
+            eprintln!();
+            process::exit(1);
+        }
+    });
     tcsetattr(&terminal, OptionalActions::Flush, &hidden).map_err(|error| error.to_string())?;
     let line = read_line();
+    waiting.close();
     let restored = tcsetattr(&terminal, OptionalActions::Flush, &shown);
     eprintln!();
     restored.map_err(|error| error.to_string())?;
@@ -169,7 +182,8 @@ fn read_line() -> Result<String, Failure> {
     io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
     let end = line.trim_end_matches('\n').len();
     line.truncate(end);
-    Ok(line)
+    // The end of a line in a file from elsewhere, which nobody could type at a login.
+    if line.ends_with('\r') { Err("the line ends in a carriage return".into()) } else { Ok(line) }
 }
 
 fn words(error: ApiError) -> Failure {

@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
 const FILE_MAX_LINES: usize = 400;
 const FUNCTION_MAX_LINES: usize = 40;
 const LISTENER_MAX_LINES: usize = 600;
-const AUTH_PATH_MAX_LINES: usize = 2100;
+const AUTH_PATH_MAX_LINES: usize = 2200;
 const ALL_MAX_LINES: usize = 5300;
 const AUTH_PATH: &[&str] = &[
     "error.rs",

@@ -80,7 +80,9 @@ impl Conversation<'_> {
         if let Err(stop) = self.request(&mut head) {
             // After what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
             let response = self.server.refuse(stop.ok_or(None)?, self.peer.address, &head.headers);
-            return self.respond(response, &Head { method: head.method, ..Head::default() });
+            // Nothing of the request stays in memory while the connection lingers.
+            head = Head { method: head.method, ..Head::default() };
+            return self.respond(response, &head);
         }
         let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
         let request = Arc::new(Request::fake_http_from(self.peer.address, &head.method, target, headers, body.content));
@@ -163,17 +165,16 @@ impl Conversation<'_> {
         Err(None)
     }
 
-    /// Waits for what `flags` say, in a phase in which the connection holds so many bytes. Where all connections hold
-    /// too many, the one that has waited longest is closed.
+    /// Waits for what `flags` say, in a phase in which the connection holds so many bytes; not at all where those of
+    /// all connections are too many.
     fn wait(&self, phase: Phase, flags: PollFlags, deadline: Instant, held: usize) -> Result<(), Stop> {
         self.peer.enter(phase)?;
-        if self.server.shared.held_bytes.fetch_add(held, Ordering::Relaxed) + held > MAX_HELD_BYTES {
-            self.server.evict(&self.server.state(), 1);
-        }
-        let is_ready = self.peer.is_ready(flags, deadline);
+        let held_by_all = self.server.shared.held_bytes.fetch_add(held, Ordering::Relaxed) + held;
+        let is_ready = held_by_all <= MAX_HELD_BYTES && self.peer.is_ready(flags, deadline);
         self.server.shared.held_bytes.fetch_sub(held, Ordering::Relaxed);
         self.peer.enter(Phase::Busy)?;
-        is_ready.then_some(()).ok_or(Some(Refusal::RequestTimeout))
+        let why = if held_by_all > MAX_HELD_BYTES { Refusal::TooManyConnections } else { Refusal::RequestTimeout };
+        is_ready.then_some(()).ok_or(Some(why))
     }
 }
 
@@ -188,9 +189,11 @@ impl Peer {
     }
 
     /// Whether the client has closed or reset the connection, so that an answer would reach nobody. One system call,
-    /// which never waits. A client that closes only its sending side, as few do, looks the same.
+    /// which never waits. A client that closes only its sending side, as few do, looks the same; one that has sent
+    /// another request before it left looks as if it were there.
     pub fn is_gone(&self) -> bool {
-        self.is_ready(PollFlags::RDHUP, Instant::now())
+        let peeked = recv(&self.stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(peeked, Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR))
     }
 
     /// A connection that has just been accepted.
@@ -248,7 +251,7 @@ impl Peer {
 
     /// Sends what there is room for, and gives the rest.
     fn send_now<'b>(&self, bytes: &'b [u8]) -> Result<&'b [u8], Stop> {
-        match send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match send(&self.stream, bytes, SendFlags::DONTWAIT) {
             Ok(count) => Ok(bytes.get(count..).unwrap_or_default()),
             Err(Errno::AGAIN | Errno::INTR) => Ok(bytes),
             Err(_) => Err(None),

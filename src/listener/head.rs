@@ -147,8 +147,7 @@ fn is_authority_byte(byte: u8) -> bool {
 /// acknowledgement or, with `TCP_NODELAY`, cost a quarter of the throughput.
 pub(super) fn response(response: Response, request: &Head) -> Vec<u8> {
     let mut content = Vec::new();
-    let is_read = response.data.into_reader_and_size().0.read_to_end(&mut content);
-    let status = is_read.map_or(500, |_| response.status_code);
+    let status = response.data.into_reader_and_size().0.read_to_end(&mut content).map_or(500, |_| response.status_code);
     let (date, option) = (http_date(SystemTime::now()), if request.keep_alive { "keep-alive" } else { "close" });
     // RFC 9112 §4: the reason phrase may be empty, and is for nobody.
     let mut bytes = format!("HTTP/1.1 {status} \r\nDate: {date}\r\nConnection: {option}\r\n").into_bytes();

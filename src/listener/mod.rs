@@ -35,11 +35,10 @@ const STACK_BYTES: usize = 256 * 1024;
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(5);
 /// How long accepting rests: at most until those that are evicted have left, or where descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(50);
-/// From the stop on: when idle connections are closed, on which a request may be coming still; when what is left is
-/// refused; when the listener leaves.
+/// From the stop on: when idle connections are closed, on which a request may be coming still; and when what is left is
+/// refused, and has half a second to go out.
 const STOP_IDLE_TIME: Duration = Duration::from_secs(1);
 const STOP_REFUSE_TIME: Duration = Duration::from_secs(9);
-const STOP_LEAVE_TIME: Duration = Duration::from_millis(9_500);
 
 /// A head's fields, name and value, in order.
 type Headers = Vec<(String, String)>;
@@ -75,7 +74,7 @@ pub enum Refusal {
     HandlerPanicked,
     /// 501: a transfer coding other than `chunked`.
     NotImplemented,
-    /// 503: as many connections as there may be, and none of them waits for its client.
+    /// 503: as many connections as there may be, and none of them waits for its client; or too much is held in memory.
     TooManyConnections,
     /// 503: the server stops, and the request was not done in time.
     Stopping,
@@ -157,8 +156,9 @@ impl Listener {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // A shortage, mostly of descriptors. (Linux tells nothing here of clients that have gone already.)
                     Err(_) => {
-                        server.evict(&server.state(), server.settings.max_connections / 32);
+                        server.evict(&server.state());
                         thread::sleep(PAUSE);
+                        break;
                     }
                 }
             }
@@ -209,8 +209,7 @@ impl Server {
     fn admit(self: &Arc<Server>, peer: Arc<Peer>) {
         let mut state = self.state();
         if state.open.len() >= self.settings.max_connections {
-            // Several leave, so that a crowd of new ones need not wait for a thread to end at each of them.
-            let enough = state.open.len() - self.evict(&state, self.settings.max_connections / 32);
+            let enough = state.open.len() - self.evict(&state);
             let waited = self.shared.room.wait_timeout_while(state, PAUSE, |state| state.open.len() > enough);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -225,9 +224,9 @@ impl Server {
         peer.dismiss(self, Refusal::TooManyConnections);
     }
 
-    /// Closes those connections that have waited longest for their clients, one at least if one waits, and gives how
-    /// many.
-    fn evict(&self, state: &State, count: usize) -> usize {
+    /// Closes those connections that have waited longest for their clients, and gives how many. Several, so that a crowd
+    /// of new ones need not wait for a thread to end at each of them.
+    fn evict(&self, state: &State) -> usize {
         let Settings { max_connections: cap, evict_by_address } = self.settings;
         let mut held = HashMap::<IpAddr, usize>::new();
         state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
@@ -235,7 +234,7 @@ impl Server {
         let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
         waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
         let is_waiting = |phase: &Phase| !matches!(phase, Phase::Busy | Phase::Handling(_));
-        waiting.iter().take(count.max(1)).filter(|(_, peer)| peer.evict(is_waiting)).count()
+        waiting.iter().take((cap / 32).max(1)).filter(|(_, peer)| peer.evict(is_waiting)).count()
     }
 
     /// Serves connections from the queue, until for a while there is none: the life of a thread.
@@ -260,7 +259,7 @@ impl Server {
         let stopped = Instant::now();
         self.shared.is_stopping.store(true, Ordering::Release);
         let mut state = self.state();
-        while !state.open.is_empty() && stopped.elapsed() < STOP_LEAVE_TIME {
+        while !state.open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
             for peer in &state.open {
                 if stopped.elapsed() >= STOP_REFUSE_TIME {
                     peer.dismiss(self, Refusal::Stopping);

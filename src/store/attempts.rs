@@ -29,6 +29,8 @@ pub struct Account {
     pub id: String,
     /// bcrypt.
     pub password_hash: String,
+    /// Raised by every change of the password: what follows the hash check acts only while it is the same.
+    pub session_epoch: i32,
     /// Whether the user may log in.
     pub is_active: bool,
 }
@@ -52,7 +54,7 @@ impl Store {
     /// Database failures.
     pub fn reserve_login(&self, attempt: &LoginAttempt<'_>) -> Result<Reservation, ApiError> {
         let row = self.repeatable_row(
-            "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.is_active
+            "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.session_epoch, u.is_active
              from (select) as one
              left join users as u on u.email = $4",
             &[
@@ -73,6 +75,7 @@ impl Store {
         Ok(Reservation::Counted(id.map(|id| Account {
             id,
             password_hash: row.get("password_hash"),
+            session_epoch: row.get("session_epoch"),
             is_active: row.get("is_active"),
         })))
     }

@@ -62,7 +62,7 @@ pub const RIGHTS: &[(&str, &[&str])] = &[
     ("sessions", &["select", "insert", "update", "delete"]),
     ("tasks", &["select", "insert", "update", "delete"]),
     ("attempts", &["select", "insert", "delete"]),
-    ("known_addresses", &["select", "insert", "update"]),
+    ("known_addresses", &["select", "insert", "update", "delete"]),
     ("migrations", &["select"]),
 ];
 

@@ -1,4 +1,4 @@
-//! Statements of the operator's commands: the only ones beside registration and login that need no caller. No handler of
+//! Statements of the operator's commands: the only ones beside registration, login and refresh that need no caller. No handler of
 //! a request uses them.
 
 use postgres::Row;
@@ -118,7 +118,8 @@ impl Store {
         Ok(row.is_some())
     }
 
-    /// Deletes the sessions that can never be used again, and the attempts that no longer count: how many of each.
+    /// Deletes the sessions that can never be used again and the attempts that no longer count: how many of each. Also the
+    /// addresses that no longer count as known.
     ///
     /// # Errors
     /// Database failures.
@@ -131,6 +132,8 @@ impl Store {
              ), old as (
                  delete from attempts where created_at < now() - interval '1 hour'
                  returning id
+             ), unknown_again as (
+                 delete from known_addresses where last_seen < now() - interval '90 days'
              )
              select (select count(*) from over) as sessions, (select count(*) from old) as attempts",
             &[],

@@ -15,6 +15,8 @@ pub struct Opening<'a> {
     pub user: &'a str,
     /// The hash that the password was verified against.
     pub verified_hash: &'a str,
+    /// The user's epoch then.
+    pub verified_epoch: i32,
     /// Its replacement, where its cost is not the configured one.
     pub rehashed: Option<&'a str>,
     /// The attempt to take back.
@@ -45,7 +47,7 @@ pub enum Rotation {
 }
 
 impl Store {
-    /// Opens the session if the verified hash is still the user's and the user is active; else false. The session
+    /// Opens the session if the password is still the verified one and the user is active; else false. The session
     /// belongs to the epoch that this statement sees: where a password change or a logout of all sessions runs beside
     /// it, it is born dead. In the same round trip the 51st living session ends and some old rows go.
     ///
@@ -55,7 +57,9 @@ impl Store {
         let opened = self.repeatable(
             "with verified as (
                  select id, session_epoch from users
-                 where id = $2 and password_hash in ($3, $4) and is_active
+                 where id = $2 and is_active
+                     -- another login may have renewed the hash, which leaves the epoch; a new password changes both
+                     and (password_hash = $3 or session_epoch = $7)
              ), opened as (
                  insert into sessions (id, user_id, session_epoch)
                  select $1, id, session_epoch from verified
@@ -102,6 +106,7 @@ impl Store {
                 (&opening.rehashed, Type::TEXT),
                 (&opening.attempt, Type::UUID),
                 (&opening.address, Type::TEXT),
+                (&opening.verified_epoch, Type::INT4),
             ],
         );
         match opened {
@@ -119,6 +124,13 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn rotate(&self, claim: RefreshClaim) -> Result<Rotation, ApiError> {
+        let rotated = self.rotate_once(claim)?;
+        // A password change that carried this session while the update waited for it looks like an end: the update saw
+        // the session as it is and its user as they were. A new statement sees both as they are.
+        if matches!(rotated, Rotation::Over) { self.rotate_once(claim) } else { Ok(rotated) }
+    }
+
+    fn rotate_once(&self, claim: RefreshClaim) -> Result<Rotation, ApiError> {
         let row = self.repeatable_row(
             "update sessions as s set
                  counter = case when s.counter = $2 then s.counter + 1 else s.counter end,

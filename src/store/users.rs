@@ -76,15 +76,15 @@ impl Store {
     }
 
     /// Stores the new hash, ends every other session and takes the attempt back; false if meanwhile the session ended
-    /// or the hash is no longer the verified one. The epoch is compared so that a logout of all sessions that runs
-    /// beside this is not undone for the caller's own.
+    /// or the password is no longer the verified one. Both raise the epoch, which must be the same in the session, in the
+    /// user, and when the password was verified.
     ///
     /// # Errors
     /// Database failures.
     pub fn change_password(
         &self,
         principal: &Principal,
-        verified_hash: &str,
+        verified_epoch: i32,
         new_hash: &str,
         attempt: Uuid,
     ) -> Result<bool, ApiError> {
@@ -92,8 +92,7 @@ impl Store {
             "with changed as (
                  update users set password_hash = $4, session_epoch = users.session_epoch + 1
                  from local_caller($1, $2) as c
-                 where users.id = c.id and users.session_epoch = c.session_epoch
-                     and users.password_hash = $3 and users.is_active
+                 where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active
                  returning users.id, users.session_epoch
              ), carried as (
                  update sessions set session_epoch = changed.session_epoch
@@ -106,7 +105,7 @@ impl Store {
             &[
                 (&principal.subject(), Type::TEXT),
                 (&principal.session(), Type::UUID),
-                (&verified_hash, Type::TEXT),
+                (&verified_epoch, Type::INT4),
                 (&new_hash, Type::TEXT),
                 (&attempt, Type::UUID),
             ],
@@ -115,15 +114,15 @@ impl Store {
     }
 
     /// Deletes the caller with all tasks and sessions, and takes the attempt back; false if meanwhile the session ended
-    /// or the hash is no longer the verified one.
+    /// or the password is no longer the verified one, as in [`Store::change_password`].
     ///
     /// # Errors
     /// Database failures.
-    pub fn delete_caller(&self, principal: &Principal, verified_hash: &str, attempt: Uuid) -> Result<bool, ApiError> {
+    pub fn delete_caller(&self, principal: &Principal, verified_epoch: i32, attempt: Uuid) -> Result<bool, ApiError> {
         let row = self.once(
             "with gone as (
                  delete from users using local_caller($1, $2) as c
-                 where users.id = c.id and users.password_hash = $3 and users.is_active
+                 where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active
                  returning users.id
              ), refunded as (
                  delete from attempts using gone where attempts.id = $4
@@ -132,7 +131,7 @@ impl Store {
             &[
                 (&principal.subject(), Type::TEXT),
                 (&principal.session(), Type::UUID),
-                (&verified_hash, Type::TEXT),
+                (&verified_epoch, Type::INT4),
                 (&attempt, Type::UUID),
             ],
         )?;

@@ -533,25 +533,84 @@ fn a_password_change_whose_session_ends_while_it_waits_is_refused_and_carries_no
 }
 
 #[test]
-fn a_password_change_or_deletion_whose_hash_was_replaced_meanwhile_does_nothing() {
+fn of_password_changes_at_once_one_wins_and_the_others_are_told_that_theirs_is_wrong_now() {
     let server = Server::start();
     let user = server.user("ada");
-    for deed in [change_password, delete] {
-        let set = |hash: &str| {
-            server.sql().batch_execute(&format!("update users set password_hash = '{hash}'")).unwrap();
-        };
-        set(&bcrypt::hash(PASSWORD, 13).unwrap());
-        server.sql().batch_execute("delete from attempts").unwrap();
-        let replacement = bcrypt::hash("another password 12", 4).unwrap();
-        thread::scope(|scope| {
-            let running = scope.spawn(|| deed(&server, &user.token));
-            await_attempt(&server);
-            set(&replacement);
-            running.join().unwrap().must(401);
-        });
-        let stored: String = server.sql().query_typed("select password_hash from users", &[]).unwrap()[0].get(0);
-        assert_eq!(stored, replacement);
+    let new = |number: usize| format!("nineteen paper lanterns {number}");
+    let answers = at_once(6, |number| {
+        let body = json!({"current_password": PASSWORD, "new_password": new(number)});
+        server.request("PUT", "/auth/password").bearer(&user.token).json(&body).send().status
+    });
+    let winners: Vec<_> = (0..6).filter(|number| answers[*number] == 204).collect();
+    assert_eq!((winners.len(), answers.iter().filter(|status| **status == 403).count()), (1, 5), "{answers:?}");
+    assert_eq!(me(&server, &user.token), 200);
+    try_login(&server, &user, &new(winners[0])).must(200);
+}
+
+#[test]
+fn a_deletion_whose_password_was_changed_meanwhile_does_nothing() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let set = |hash: &str, statement: &str| {
+        let change = format!("update users set password_hash = '{hash}'{statement}");
+        server.sql().batch_execute(&change).unwrap();
+    };
+    set(&bcrypt::hash(PASSWORD, 13).unwrap(), "");
+    thread::scope(|scope| {
+        let running = scope.spawn(|| delete(&server, &user.token));
+        await_attempt(&server);
+        // As a password change by the same session does.
+        set(
+            &bcrypt::hash(NEW_PASSWORD, 4).unwrap(),
+            ", session_epoch = session_epoch + 1; update sessions set session_epoch = session_epoch + 1",
+        );
+        running.join().unwrap().must(403);
+    });
+    assert_eq!(me(&server, &user.token), 200);
+}
+
+#[test]
+fn a_deletion_whose_session_ends_while_it_waits_does_nothing() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let mut holder = server.sql();
+    let mut transaction = holder.transaction().unwrap();
+    transaction.execute_typed("update users set session_epoch = session_epoch + 1", &[]).unwrap();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| delete(&server, &user.token));
+        await_lock(&server, "delete from users");
+        transaction.commit().unwrap();
+        running.join().unwrap().must(401);
+    });
+    try_login(&server, &user, PASSWORD).must(200);
+}
+
+#[test]
+fn of_logins_at_once_that_renew_a_hash_all_succeed() {
+    let server = Server::start();
+    let user = server.user("ada");
+    for _ in 0..5 {
+        let old = bcrypt::hash(PASSWORD, 5).unwrap();
+        server.sql().batch_execute(&format!("update users set password_hash = '{old}'")).unwrap();
+        at_once(4, |_| drop(try_login(&server, &user, PASSWORD).must(200)));
     }
+}
+
+#[test]
+fn a_refresh_that_waits_for_a_password_change_of_its_own_session_succeeds() {
+    let server = Server::start();
+    let tokens = login(&server, &server.user("ada"));
+    let mut holder = server.sql();
+    let mut transaction = holder.transaction().unwrap();
+    let carry =
+        "update users set session_epoch = session_epoch + 1; update sessions set session_epoch = session_epoch + 1";
+    transaction.batch_execute(carry).unwrap();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| refresh(&server, &tokens.refresh));
+        await_lock(&server, "update sessions as s");
+        transaction.commit().unwrap();
+        running.join().unwrap().must(200);
+    });
 }
 
 #[test]
