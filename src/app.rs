@@ -120,16 +120,16 @@ impl App {
         let Some(segments) = http::segments(path) else {
             return ("-", Err(Problem::NotFound.into()));
         };
-        let on_path: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, matched(route.1, &segments)?))).collect();
-        let Some(((_, template, _), _)) = on_path.first() else {
+        let Some(((_, template, _), parameters)) =
+            ROUTES.iter().find_map(|route| Some((route, matched(route.1, &segments)?)))
+        else {
             return ("-", Err(Problem::NotFound.into()));
         };
         let method = if request.method() == "HEAD" { "GET" } else { request.method() };
-        let allow = allowed(on_path.iter().map(|((method, ..), _)| *method));
-        let outcome = match on_path.into_iter().find(|((known, ..), _)| *known == method) {
-            Some(((_, _, handler), parameters)) => handler(self, &Call { request, parameters, client }),
-            None if method == "OPTIONS" => Ok(http::no_content().with_additional_header("Allow", allow)),
-            None => Err(ApiError { allow, ..Problem::MethodNotAllowed.into() }),
+        let outcome = match ROUTES.iter().find(|(known, path, _)| *known == method && path == template) {
+            Some((_, _, handler)) => handler(self, &Call { request, parameters, client }),
+            None if method == "OPTIONS" => Ok(http::no_content().with_additional_header("Allow", allowed(template))),
+            None => Err(ApiError { allow: allowed(template), ..Problem::MethodNotAllowed.into() }),
         };
         (template, outcome)
     }
@@ -203,8 +203,9 @@ fn matched(template: &str, segments: &[String]) -> Option<Vec<String>> {
     rest.next().is_none().then_some(parameters)
 }
 
-fn allowed(methods: impl Iterator<Item = &'static str>) -> String {
-    let mut allow: Vec<&str> = methods.collect();
+/// The methods of a path, for `Allow`.
+fn allowed(template: &str) -> String {
+    let mut allow: Vec<&str> = ROUTES.iter().filter(|(_, path, _)| *path == template).map(|(m, ..)| *m).collect();
     if allow.contains(&"GET") {
         allow.push("HEAD");
     }

@@ -29,8 +29,6 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const READ_BYTES: usize = 4 * 1024;
 /// How much the operating system holds of a response; left alone, it is some MiB for each client that never reads.
 const SEND_BYTES: usize = 64 * 1024;
-/// How much of requests and responses all connections together may hold while they wait for their clients.
-const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
 
 /// A connection, as far as a handler may know it.
 pub struct Peer {
@@ -102,24 +100,24 @@ impl Conversation<'_> {
         self.bytes.shrink_to(READ_BYTES);
         // Read from its start whenever more has come: a head is too small for that to be worth an attack.
         while !head.read(&mut self.bytes)? {
-            self.receive(0)?;
+            self.receive()?;
         }
         // RFC 9110 §10.1.1: not where the body comes already. One that is too large was refused instead.
         if head.expects_continue && self.bytes.is_empty() {
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         while !head.body.read(&mut self.bytes)? {
-            self.receive(head.body.content.len())?;
+            self.receive()?;
         }
         Ok(())
     }
 
     /// Waits for more bytes, at least one, while the connection holds so many.
-    fn receive(&mut self, held: usize) -> Result<(), Stop> {
+    fn receive(&mut self) -> Result<(), Stop> {
         match self.since {
             // The first bytes are mostly the whole request, and take one system call: their time was set once.
             None => self.peer.enter(Phase::Idle(Instant::now()))?,
-            Some(since) => self.wait(Phase::Reading(since), PollFlags::IN, since + MESSAGE_TIME, held)?,
+            Some(since) => self.wait(Phase::Reading(since), PollFlags::IN, since + MESSAGE_TIME)?,
         }
         let count = self.read();
         self.peer.enter(Phase::Busy)?;
@@ -147,7 +145,7 @@ impl Conversation<'_> {
         let since = Instant::now();
         while !rest.is_empty() {
             // Not by a blocking write: when its time is over it tells of the part that went, and the next begins anew.
-            self.wait(Phase::Writing(since), PollFlags::OUT, since + MESSAGE_TIME, bytes.len())?;
+            self.wait(Phase::Writing(since), PollFlags::OUT, since + MESSAGE_TIME)?;
             rest = self.peer.send_now(rest)?;
         }
         Ok(())
@@ -165,16 +163,12 @@ impl Conversation<'_> {
         Err(None)
     }
 
-    /// Waits for what `flags` say, in a phase in which the connection holds so many bytes; not at all where those of
-    /// all connections are too many.
-    fn wait(&self, phase: Phase, flags: PollFlags, deadline: Instant, held: usize) -> Result<(), Stop> {
+    /// Waits for what `flags` say, in this phase.
+    fn wait(&self, phase: Phase, flags: PollFlags, deadline: Instant) -> Result<(), Stop> {
         self.peer.enter(phase)?;
-        let held_by_all = self.server.shared.held_bytes.fetch_add(held, Ordering::Relaxed) + held;
-        let is_ready = held_by_all <= MAX_HELD_BYTES && self.peer.is_ready(flags, deadline);
-        self.server.shared.held_bytes.fetch_sub(held, Ordering::Relaxed);
+        let is_ready = self.peer.is_ready(flags, deadline);
         self.peer.enter(Phase::Busy)?;
-        let why = if held_by_all > MAX_HELD_BYTES { Refusal::TooManyConnections } else { Refusal::RequestTimeout };
-        is_ready.then_some(()).ok_or(Some(why))
+        is_ready.then_some(()).ok_or(Some(Refusal::RequestTimeout))
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ pub enum Refusal {
     HandlerPanicked,
     /// 501: a transfer coding other than `chunked`.
     NotImplemented,
-    /// 503: as many connections as there may be, and none of them waits for its client; or too much is held in memory.
+    /// 503: as many connections as there may be, and none of them waits for its client.
     TooManyConnections,
     /// 503: the server stops, and the request was not done in time.
     Stopping,
@@ -177,8 +177,6 @@ struct Server {
 #[derive(Default)]
 struct Shared {
     is_stopping: AtomicBool,
-    /// What the connections hold of requests and responses while they wait for their clients.
-    held_bytes: AtomicUsize,
     state: Mutex<State>,
     /// Told when a connection has left.
     room: Condvar,

@@ -76,7 +76,8 @@ fn measure_reads(address: &str, read: &[u8], time: Duration) -> (f64, f64) {
                 let (began, mut times) = (Instant::now(), Vec::new());
                 while began.elapsed() < time {
                     let sent = Instant::now();
-                    assert_eq!(exchange(&mut stream, &read).0, 200);
+                    let (status, answer) = exchange(&mut stream, &read);
+                    assert_eq!(status, 200, "{answer}");
                     times.push(sent.elapsed().as_secs_f64() * 1000.0);
                     thread::sleep(READ_EVERY.saturating_sub(sent.elapsed()));
                 }
