@@ -1,4 +1,4 @@
-//! Section 2 of the contract: registration, login and the protected example endpoint.
+//! Registration, login and the protected example endpoint.
 
 use serde_json::{Value, json};
 
@@ -293,7 +293,7 @@ fn a_login_is_answered_with_exactly_the_tokens() {
 }
 
 #[test]
-fn an_access_token_says_what_the_contract_says_and_no_more() {
+fn an_access_token_says_who_for_whom_and_until_when_and_no_more() {
     let server = Server::start();
     let user = server.user("ada");
     let (header, claims) = decode(&user.token);

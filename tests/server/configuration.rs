@@ -1,4 +1,4 @@
-//! Section 6 of the contract: what the environment may hold, and that anything else stops the start with exit code 2
+//! What the environment may hold, and that anything else stops the start with exit code 2
 //! and one line that names the variable and never its value.
 
 use crate::support::{Database, Environment, Finished, PASSWORD, Server, environment, run, strong_secret};

@@ -1,4 +1,4 @@
-//! Section 1 of the contract: what holds for every endpoint. What holds for every single answer is checked by
+//! What holds for every endpoint. What holds for every single answer is checked by
 //! `support` on each one that any test receives.
 
 use std::collections::BTreeSet;
@@ -489,7 +489,7 @@ fn an_unknown_query_parameter_is_ignored() {
 // --------------------------------------------------------------------------------------------- order of refusal
 
 #[test]
-fn refusals_come_in_the_order_of_the_contract() {
+fn refusals_come_in_one_order() {
     let server = Server::start();
     let user = server.user("ada");
     let other = server.user("eve");

@@ -1,4 +1,4 @@
-//! Which tokens of a Better Auth are taken, by the library alone: each rule of section 4 of the contract with a token
+//! Which tokens of a Better Auth are taken, by the library alone: each rule with a token
 //! that keeps it and one that breaks it. Every forged token carries a good signature unless the signature is the point.
 
 use base64::Engine;

@@ -1,5 +1,5 @@
 //! What an operator relies on: probes, migrations, the log, and that neither a database that is away nor a killed server
-//! costs more than it must (sections 5 and 7 of the contract).
+//! costs more than it must.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

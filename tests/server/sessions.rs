@@ -692,7 +692,7 @@ fn the_log_of_a_whole_run_holds_no_password_no_token_and_no_typed_email() {
 }
 
 #[test]
-fn every_member_of_a_login_is_as_the_contract_says() {
+fn every_member_of_a_login_is_as_clients_expect_it() {
     let server = Server::start();
     let user = server.user("ada");
     let json: Value = try_login(&server, &user, PASSWORD).must(200).json();

@@ -1,5 +1,5 @@
 //! What every test stands on: the shipped binary with its own environment and its own database, a small HTTP/1.1 client
-//! that checks on every answer what the contract promises of all answers, and a gate in front of the database.
+//! that checks on every answer what holds for all answers, and a gate in front of the database.
 //! The cluster's superuser URL stands in `LATCHKEY_TEST_DATABASE_URL` (a Unix socket; `make test` brings it).
 
 use std::collections::BTreeMap;
@@ -571,7 +571,7 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// One answer, already checked for what holds for all; `None` where the server closed before it began.
 ///
 /// # Panics
-/// Where the answer breaks section 1 of the contract.
+/// Where the answer lacks what every answer has.
 pub fn read_answer(reader: &mut impl BufRead, method: &str) -> io::Result<Option<Answer>> {
     let mut line = || {
         let mut line = String::new();

@@ -1,4 +1,4 @@
-//! Section 3 of the contract: each user's own tasks.
+//! Each user's own tasks.
 
 use std::collections::BTreeSet;
 
