@@ -12,7 +12,7 @@ run: ## build and serve, on a private PostgreSQL unless DATABASE_URL is set; set
 	@exec tests/run.sh
 
 test: ## all tests but those of the two targets below, on a throw-away PostgreSQL; FILTER=name for some of them
-	@exec tests/cluster.sh temp cargo test --locked --no-fail-fast $(FILTER) -- --skip abuse:: --skip faults::
+	@exec tests/cluster.sh temp cargo test --locked --no-fail-fast $(FILTER) -- --test-threads=6 --skip abuse:: --skip faults::
 
 test-abuse: ## the tests that open thousands of connections
 	@ulimit -n "$$(ulimit -Hn)"; exec tests/cluster.sh temp cargo test --locked --test server abuse::
