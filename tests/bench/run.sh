@@ -74,8 +74,10 @@ awk '/VmHWM/ { printf "%.1f MiB\n", $2 / 1024 }' "/proc/$pid/status"
 kill "$pid"
 
 echo '== reads beside a login flood at cost 12'
-email=bench-$(random)@example.com password=$(random)
-curl -sS -o /dev/null "http://$ours/auth/register" -H 'Content-Type: application/json' \
-  -d "{\"email\":\"$email\",\"password\":\"$password\"}"
-"$target/bench/release/flood" "$ours" "$email" "$password" 8
+password=$(random)
+for email in reader@example.com flooder@example.com; do
+  curl -sS -o /dev/null "http://$ours/auth/register" -H 'Content-Type: application/json' \
+    -d "{\"email\":\"$email\",\"password\":\"$password\"}"
+done
+"$target/bench/release/flood" "$ours" reader@example.com flooder@example.com "$password" 8
 kill "$ours_pid"

@@ -1,4 +1,4 @@
-//! Reads beside a login flood:  flood HOST:PORT EMAIL PASSWORD SECONDS
+//! Reads beside a login flood:  flood HOST:PORT READER FLOODER PASSWORD SECONDS
 //!
 //! Paced reads (`GET /api/me/tasks`) alone, then the same reads beside 16 clients that log in without a pause; then what
 //! the cores can hash when they do nothing else. Prints p50 and p99 of the reads, logins per second, and the two ratios.
@@ -17,11 +17,17 @@ const COST: u32 = 12;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [address, email, password, seconds] = arguments.as_slice() else { panic!("HOST:PORT EMAIL PASSWORD SECONDS") };
+    let [address, reader, flooder, password, seconds] = arguments.as_slice() else {
+        panic!("HOST:PORT READER FLOODER PASSWORD SECONDS")
+    };
     let time = Duration::from_secs(seconds.parse().expect("seconds"));
-    let account = format!("{{\"email\":\"{email}\",\"password\":\"{password}\"}}");
-    let login = request("POST", "/auth/login", "Content-Type: application/json\r\n", &account);
-    let (status, answer) = exchange(&mut connect(address), &login);
+    // Two accounts: the fifty-first session of one would end the one that reads.
+    let login_of = |email: &str| {
+        let account = format!("{{\"email\":\"{email}\",\"password\":\"{password}\"}}");
+        request("POST", "/auth/login", "Content-Type: application/json\r\n", &account)
+    };
+    let login = login_of(flooder);
+    let (status, answer) = exchange(&mut connect(address), &login_of(reader));
     assert_eq!(status, 200, "{answer}");
     let token = answer.split("\"access_token\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a token");
     let read = request("GET", "/api/me/tasks", &format!("Authorization: Bearer {token}\r\n"), "");
