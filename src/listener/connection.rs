@@ -112,7 +112,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// Waits for more bytes, at least one, while the connection holds so many.
+    /// Waits for more bytes, at least one.
     fn receive(&mut self) -> Result<(), Stop> {
         match self.since {
             // The first bytes are mostly the whole request, and take one system call: their time was set once.

@@ -189,7 +189,9 @@ struct State {
     open: Vec<Arc<Peer>>,
     /// Open connections that have no thread yet.
     queue: VecDeque<Arc<Peer>>,
-    idle_threads: usize,
+    /// Threads that serve nobody, also those that have yet to start: so there are never more threads than connections
+    /// may be open.
+    free_threads: usize,
 }
 
 impl Server {
@@ -213,7 +215,11 @@ impl Server {
         }
         let server = Arc::clone(self);
         let spawn = || thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work()).is_ok();
-        if state.open.len() < self.settings.max_connections && (state.idle_threads > state.queue.len() || spawn()) {
+        let has_room = state.open.len() < self.settings.max_connections;
+        if has_room && state.free_threads <= state.queue.len() && spawn() {
+            state.free_threads += 1;
+        }
+        if has_room && state.free_threads > state.queue.len() {
             state.open.push(Arc::clone(&peer));
             state.queue.push_back(peer);
             return self.shared.work.notify_one();
@@ -239,15 +245,15 @@ impl Server {
     fn work(&self) {
         let mut state = self.state();
         loop {
-            state.idle_threads += 1;
             let waited = self.shared.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            state.idle_threads -= 1;
+            state.free_threads -= 1;
             let Some(peer) = state.queue.pop_front() else { return };
             drop(state);
             connection::serve(self, &peer);
             state = self.state();
             state.open.retain(|other| !Arc::ptr_eq(other, &peer));
+            state.free_threads += 1;
             self.shared.room.notify_all();
         }
     }
