@@ -140,17 +140,23 @@ pub fn refresh(store: &Store, keys: &Keys, call: &Call<'_>) -> Result<Response, 
 
 /// `POST /auth/logout` → 204: the caller's session is over.
 pub fn logout(store: &Store, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
-    ended(store.end_session(caller)?, "logout", caller, client)
+    if !store.end_session(caller)? {
+        return Err(session_over());
+    }
+    done("logout", caller, client)
 }
 
 /// `POST /auth/logout-all` → 204: all sessions of the caller are over.
 pub fn logout_all(store: &Store, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
-    ended(store.end_all_sessions(caller)?, "logout_all", caller, client)
+    if !store.end_all_sessions(caller)? {
+        return Err(session_over());
+    }
+    done("logout_all", caller, client)
 }
 
 /// `GET /auth/me` → 200 user.
 pub fn me(store: &Store, caller: &Principal) -> Result<Response, ApiError> {
-    let user = store.caller(caller)?.ok_or_else(|| Problem::InvalidToken.because("session_over"))?;
+    let user = store.caller(caller)?.ok_or_else(session_over)?;
     json(200, &user)
 }
 
@@ -170,7 +176,7 @@ pub fn change_password(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> 
     if !desk.store.change_password(caller, epoch, &new_hash, attempt)? {
         return Err(desk.why_nothing_happened(caller));
     }
-    ended(true, "password_change", caller, &call.client)
+    done("password_change", caller, &call.client)
 }
 
 /// `POST /auth/delete` → 204: the caller, the tasks and the sessions are gone.
@@ -186,7 +192,7 @@ pub fn delete(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Re
     if !desk.store.delete_caller(caller, epoch, attempt)? {
         return Err(desk.why_nothing_happened(caller));
     }
-    ended(true, "deletion", caller, &call.client)
+    done("deletion", caller, &call.client)
 }
 
 impl Desk<'_> {
@@ -214,7 +220,7 @@ impl Desk<'_> {
     }
 
     fn caller_email(&self, caller: &Principal) -> Result<String, ApiError> {
-        self.store.caller_email(caller)?.ok_or_else(|| Problem::InvalidToken.because("session_over"))
+        self.store.caller_email(caller)?.ok_or_else(session_over)
     }
 
     /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
@@ -282,10 +288,11 @@ fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) ->
     json(200, &reply)
 }
 
-fn ended(acted: bool, name: &str, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
-    if !acted {
-        return Err(Problem::InvalidToken.because("session_over"));
-    }
+fn session_over() -> ApiError {
+    Problem::InvalidToken.because("session_over")
+}
+
+fn done(name: &str, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
     info!("event={name} outcome=ok user={} {}", caller.subject(), traced(client));
     Ok(no_content())
 }
