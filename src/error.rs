@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// One kind of failure. Its slug is the fragment of the problem's `type`: `/docs#<slug>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum Problem {
 }
 
 /// What a client is told of a [`Problem`].
-pub struct Words {
+pub struct ProblemSpec {
     /// HTTP status code.
     pub status: u16,
     /// Fragment of the problem's `type`.
@@ -86,14 +86,14 @@ pub struct Words {
     pub advice: &'static str,
 }
 
-const fn words(
+const fn spec(
     status: u16,
     slug: &'static str,
     title: &'static str,
     detail: &'static str,
     advice: &'static str,
-) -> Words {
-    Words { status, slug, title, detail, advice }
+) -> ProblemSpec {
+    ProblemSpec { status, slug, title, detail, advice }
 }
 
 impl Problem {
@@ -112,103 +112,103 @@ impl Problem {
 
     /// The one table of status, type and words.
     #[rustfmt::skip]
-    pub const fn words(self) -> Words {
+    pub const fn spec(self) -> ProblemSpec {
         match self {
-            Problem::BadRequest => words(400, "bad-request", "Bad request",
+            Problem::BadRequest => spec(400, "bad-request", "Bad request",
                 "The request is not well-formed HTTP.",
                 "Send one Host field, one length, CR LF line ends and no control characters; the connection was closed."),
-            Problem::InvalidJson => words(400, "invalid-json", "Invalid JSON",
+            Problem::InvalidJson => spec(400, "invalid-json", "Invalid JSON",
                 "The body must be JSON in UTF-8, without duplicate members or trailing data.",
                 "Send exactly one JSON value; name each member once."),
-            Problem::Unauthenticated => words(401, "unauthenticated", "Not authenticated",
+            Problem::Unauthenticated => spec(401, "unauthenticated", "Not authenticated",
                 "This request needs a bearer token.",
                 "Log in, then send exactly one field: Authorization: Bearer <access_token>."),
-            Problem::InvalidToken => words(401, "invalid-token", "Invalid token",
+            Problem::InvalidToken => spec(401, "invalid-token", "Invalid token",
                 "The access token is invalid, expired or revoked.",
                 "Refresh once; if that is refused too, log in again."),
-            Problem::WrongCredentials => words(401, "wrong-credentials", "Wrong credentials",
+            Problem::WrongCredentials => spec(401, "wrong-credentials", "Wrong credentials",
                 "E-mail or password is wrong.",
                 "Check both. The answer is the same for an unknown e-mail, a wrong password and a deactivated account."),
-            Problem::InvalidRefreshToken => words(401, "invalid-refresh-token", "Invalid refresh token",
+            Problem::InvalidRefreshToken => spec(401, "invalid-refresh-token", "Invalid refresh token",
                 "The refresh token is invalid, expired or was used before.",
                 "Log in again. A refresh token that is used twice ends its session, since it may have been stolen."),
-            Problem::UserMismatch => words(403, "user-mismatch", "Access denied",
+            Problem::UserMismatch => spec(403, "user-mismatch", "Access denied",
                 "Access denied: user ID mismatch",
                 "Use the id of the token's own user in the path, or me."),
-            Problem::AccountManagedElsewhere => words(403, "account-managed-elsewhere", "Account managed elsewhere",
+            Problem::AccountManagedElsewhere => spec(403, "account-managed-elsewhere", "Account managed elsewhere",
                 "This account is managed by Better Auth, which issued the token.",
                 "Sign out, change the password or delete the account there; this server holds only its tasks."),
-            Problem::RegistrationClosed => words(403, "registration-closed", "Registration closed",
+            Problem::RegistrationClosed => spec(403, "registration-closed", "Registration closed",
                 "Registration is closed on this server.",
                 "Ask the operator for an account."),
-            Problem::WrongPassword => words(403, "wrong-password", "Wrong password",
+            Problem::WrongPassword => spec(403, "wrong-password", "Wrong password",
                 "The current password is wrong.",
                 "Send the password that is valid now. Wrong ones count as failed logins."),
-            Problem::NotFound => words(404, "not-found", "Not found",
+            Problem::NotFound => spec(404, "not-found", "Not found",
                 "There is nothing at this path.",
                 "See the list of paths above."),
-            Problem::TaskNotFound => words(404, "task-not-found", "Task not found",
+            Problem::TaskNotFound => spec(404, "task-not-found", "Task not found",
                 "There is no such task.",
                 "The answer is the same for a task that never was, one that was deleted and one of another user."),
-            Problem::MethodNotAllowed => words(405, "method-not-allowed", "Method not allowed",
+            Problem::MethodNotAllowed => spec(405, "method-not-allowed", "Method not allowed",
                 "This path does not know the method.",
                 "The Allow field of the answer names the methods."),
-            Problem::RequestTimeout => words(408, "request-timeout", "Request timeout",
+            Problem::RequestTimeout => spec(408, "request-timeout", "Request timeout",
                 "The request did not arrive in time.",
                 "Send head and body within ten seconds."),
-            Problem::EmailTaken => words(409, "email-taken", "E-mail taken",
+            Problem::EmailTaken => spec(409, "email-taken", "E-mail taken",
                 "This e-mail already has an account.",
                 "Log in instead, or register with another e-mail."),
-            Problem::BodyTooLarge => words(413, "body-too-large", "Body too large",
+            Problem::BodyTooLarge => spec(413, "body-too-large", "Body too large",
                 "The body is over 64 KiB.",
                 "Send less."),
-            Problem::TargetTooLong => words(414, "target-too-long", "Target too long",
+            Problem::TargetTooLong => spec(414, "target-too-long", "Target too long",
                 "The request target is over 4 KiB.",
                 "Shorten the path or the query."),
-            Problem::UnsupportedMediaType => words(415, "unsupported-media-type", "Unsupported media type",
+            Problem::UnsupportedMediaType => spec(415, "unsupported-media-type", "Unsupported media type",
                 "The body must be application/json without a content coding.",
                 "Send Content-Type: application/json."),
-            Problem::ExpectationFailed => words(417, "expectation-failed", "Expectation failed",
+            Problem::ExpectationFailed => spec(417, "expectation-failed", "Expectation failed",
                 "The only expectation that is understood is 100-continue.",
                 "Leave the Expect field out."),
-            Problem::Validation => words(422, "validation", "Validation failed",
+            Problem::Validation => spec(422, "validation", "Validation failed",
                 "A member of the body or a parameter of the query breaks a rule.",
                 "The errors member names each field and its rule."),
-            Problem::TooManyAttempts => words(429, "too-many-attempts", "Too many attempts",
+            Problem::TooManyAttempts => spec(429, "too-many-attempts", "Too many attempts",
                 "Too many attempts; wait before the next one.",
                 "Wait for the seconds in Retry-After. Attempts refused in the meantime do not prolong it."),
-            Problem::HeadTooLarge => words(431, "head-too-large", "Request head too large",
+            Problem::HeadTooLarge => spec(431, "head-too-large", "Request head too large",
                 "The request head is over 8 KiB or 64 fields.",
                 "Send fewer or shorter fields."),
-            Problem::Internal => words(500, "internal", "Internal error",
+            Problem::Internal => spec(500, "internal", "Internal error",
                 "The server failed to answer this request.",
                 "Report the request_id to the operator: it stands in the log beside the cause."),
-            Problem::NotImplemented => words(501, "not-implemented", "Not implemented",
+            Problem::NotImplemented => spec(501, "not-implemented", "Not implemented",
                 "The only transfer coding that is understood is chunked.",
                 "Send a Content-Length, or chunked alone."),
-            Problem::VersionNotSupported => words(505, "version-not-supported", "HTTP version not supported",
+            Problem::VersionNotSupported => spec(505, "version-not-supported", "HTTP version not supported",
                 "This server speaks HTTP/1.1 and HTTP/1.0.",
                 "Use one of them."),
-            Problem::HashingBusy => words(503, "hashing-busy", "Busy",
+            Problem::HashingBusy => spec(503, "hashing-busy", "Busy",
                 "Too many passwords are being checked at the moment.",
                 "Repeat after the seconds in Retry-After."),
-            Problem::DatabaseUnavailable => words(503, "database-unavailable", "Database unavailable",
+            Problem::DatabaseUnavailable => spec(503, "database-unavailable", "Database unavailable",
                 "The database does not answer at the moment.",
                 "Repeat after the seconds in Retry-After. Something that was being written may have been written."),
-            Problem::IssuerUnavailable => words(503, "issuer-unavailable", "Issuer unavailable",
+            Problem::IssuerUnavailable => spec(503, "issuer-unavailable", "Issuer unavailable",
                 "The keys that verify this token cannot be fetched at the moment.",
                 "Repeat after the seconds in Retry-After. If it stays so, the operator checks BETTER_AUTH_URL."),
-            Problem::TooManyConnections => words(503, "too-many-connections", "Too many connections",
+            Problem::TooManyConnections => spec(503, "too-many-connections", "Too many connections",
                 "All connections of this server are busy.",
                 "Repeat after the seconds in Retry-After."),
-            Problem::Stopping => words(503, "stopping", "Stopping",
+            Problem::Stopping => spec(503, "stopping", "Stopping",
                 "The server is about to stop.",
                 "Repeat after the seconds in Retry-After."),
         }
     }
 
     /// This problem with a cause for the log, which no client sees.
-    pub fn because(self, cause: impl Into<String>) -> ApiError {
+    pub fn with_cause(self, cause: impl Into<String>) -> ApiError {
         ApiError { cause: Some(cause.into()), ..ApiError::from(self) }
     }
 
@@ -260,6 +260,48 @@ impl ApiError {
     }
 }
 
+/// Why an access token is refused: for the log; the client learns only that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenError {
+    /// Not three parts of base64url, or no JSON header of exactly `alg`, `typ`, `kid`.
+    Malformed,
+    /// The key id is not one of ours.
+    UnknownKey,
+    /// Another algorithm than the key's, or another type than `at+jwt`.
+    WrongKind,
+    /// The signature does not belong to header and claims.
+    BadSignature,
+    /// The claims are not exactly ours, each of the right type.
+    BadClaims,
+    /// `exp` has passed.
+    Expired,
+    /// `iat` lies in the future, or the lifetime is longer than any that is issued.
+    Lifetime,
+    /// Better Auth: not issued by the configured issuer, or not for the configured audience.
+    WrongIssuer,
+    /// Better Auth: its keys were never fetched and cannot be had now. The one refusal that says nothing of the token.
+    NoKeys {
+        /// Until the next fetch, at least 1.
+        retry_after_seconds: u64,
+    },
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TokenError::Malformed => "malformed",
+            TokenError::UnknownKey => "unknown_key",
+            TokenError::WrongKind => "wrong_kind",
+            TokenError::BadSignature => "bad_signature",
+            TokenError::BadClaims => "bad_claims",
+            TokenError::Expired => "expired",
+            TokenError::Lifetime => "lifetime",
+            TokenError::WrongIssuer => "wrong_issuer_or_audience",
+            TokenError::NoKeys { .. } => "no_keys",
+        })
+    }
+}
+
 /// The error with all its sources on one line: database errors keep their text in the source.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -278,12 +320,12 @@ mod tests {
 
     #[test]
     fn every_problem_is_listed_once_with_its_own_slug() {
-        let mut slugs: Vec<_> = Problem::ALL.iter().map(|p| p.words().slug).collect();
+        let mut slugs: Vec<_> = Problem::ALL.iter().map(|p| p.spec().slug).collect();
         slugs.sort_unstable();
         let all = slugs.len();
         slugs.dedup();
         assert_eq!(all, slugs.len());
-        let variants = include_str!("error.rs").lines().filter(|l| l.contains("=> words(")).count();
+        let variants = include_str!("error.rs").lines().filter(|l| l.contains("=> spec(")).count();
         assert_eq!(all, variants - 1, "the line of this test counts once");
     }
 }

@@ -1,28 +1,28 @@
-//! latchkey, in reading order: from the start of the program down to the bytes. A module uses only those below it.
+//! latchkey as rooms, in reading order: from the start of the program down to the bytes. A room uses only rooms below it.
 
-pub mod app;
-pub mod check;
+// The commands.
 pub mod cli;
-pub mod operator;
-
-pub mod auth;
-pub mod pages;
-pub mod tasks;
-
+// The route table, and what every request passes.
+pub mod app;
+// The handlers.
+pub mod api;
+// rouille in and out.
 pub mod http;
-
+// All SQL of requests and commands.
 pub mod store;
-
-pub mod credentials;
-pub mod hasher;
-pub mod token;
-
-pub mod config;
-
-pub mod cors;
-
+// Whom a token speaks for · how the database is asked.
 pub mod database;
+pub mod token;
+// Tokens of another issuer · e-mail, passwords, hashing.
+pub mod better_auth;
+pub mod credentials;
+// The environment, validated.
+pub mod config;
+// Failures and their words · strict JSON · the log · bytes to requests.
 pub mod error;
 pub mod json;
-pub mod listener;
 pub mod logging;
+pub mod server;
+
+// For people: the chapters of the manual.
+pub mod manual;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ureq::http::Uri;
 
-use super::{Refused, Secret, optional, read, refused};
+use super::{ConfigError, Secret, config_error, optional, read};
 
 const SECRET: &str = "BETTER_AUTH_SECRET";
 const URL: &str = "BETTER_AUTH_URL";
@@ -33,10 +33,10 @@ impl BetterAuth {
     ///
     /// # Errors
     /// The first variable that is malformed, contradicts another or stands alone.
-    pub fn from_environment(ours: &[&Secret]) -> Result<Option<BetterAuth>, Refused> {
+    pub fn from_environment(ours: &[&Secret]) -> Result<Option<BetterAuth>, ConfigError> {
         let secret: Option<Secret> = optional(SECRET)?;
         if secret.as_ref().is_some_and(|secret| ours.contains(&secret)) {
-            return Err(refused(SECRET, "must differ from JWT_SECRET and JWT_SECRET_PREVIOUS"));
+            return Err(config_error(SECRET, "must differ from JWT_SECRET and JWT_SECRET_PREVIOUS"));
         }
         let origin = read(URL)?.map(|url| origin(URL, &url)).transpose()?;
         let jwks_url = match (read(JWKS_URL)?, &origin) {
@@ -48,10 +48,13 @@ impl BetterAuth {
         let audience = read(AUDIENCE)?.or(origin);
         for (variable, value) in [(ISSUER, &issuer), (AUDIENCE, &audience)] {
             if jwks_url.is_some() && value.is_none() {
-                return Err(refused(variable, "must be set where BETTER_AUTH_JWKS_URL is and BETTER_AUTH_URL is not"));
+                return Err(config_error(
+                    variable,
+                    "must be set where BETTER_AUTH_JWKS_URL is and BETTER_AUTH_URL is not",
+                ));
             }
             if jwks_url.is_none() && secret.is_none() && value.is_some() {
-                return Err(refused(variable, "says nothing without BETTER_AUTH_URL or BETTER_AUTH_SECRET"));
+                return Err(config_error(variable, "says nothing without BETTER_AUTH_URL or BETTER_AUTH_SECRET"));
             }
         }
         let is_configured = secret.is_some() || jwks_url.is_some();
@@ -60,10 +63,10 @@ impl BetterAuth {
 }
 
 /// The origin as browsers and Better Auth write it: lower case, no default port, no slash.
-fn origin(variable: &'static str, url: &str) -> Result<String, Refused> {
+fn origin(variable: &'static str, url: &str) -> Result<String, ConfigError> {
     let uri = location(variable, url)?;
     if !["", "/"].contains(&uri.path()) || uri.query().is_some() {
-        return Err(refused(
+        return Err(config_error(
             variable,
             "must be an origin without a path; where the keys are not at /api/auth/jwks, set BETTER_AUTH_JWKS_URL",
         ));
@@ -76,10 +79,10 @@ fn origin(variable: &'static str, url: &str) -> Result<String, Refused> {
 }
 
 /// The URL, if keys may be fetched from it: over plain http anybody on the way could put their own key in.
-fn location(variable: &'static str, url: &str) -> Result<Uri, Refused> {
+fn location(variable: &'static str, url: &str) -> Result<Uri, ConfigError> {
     let rule =
         "must be an https URL without user and fragment, or http on this machine (localhost or a loopback address)";
-    let uri: Uri = url.parse().map_err(|_| refused(variable, rule))?;
+    let uri: Uri = url.parse().map_err(|_| config_error(variable, rule))?;
     let host = uri.host().unwrap_or_default();
     let is_allowed = match uri.scheme_str() {
         Some("https") => !host.is_empty(),
@@ -87,7 +90,7 @@ fn location(variable: &'static str, url: &str) -> Result<Uri, Refused> {
         _ => false,
     };
     let has_port = uri.authority().is_some_and(|authority| !authority.as_str().ends_with(':'));
-    if is_allowed && has_port && !url.contains(['@', '#']) { Ok(uri) } else { Err(refused(variable, rule)) }
+    if is_allowed && has_port && !url.contains(['@', '#']) { Ok(uri) } else { Err(config_error(variable, rule)) }
 }
 
 /// As written; no name is resolved to decide.

@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use super::Store;
 use crate::error::{ApiError, Problem};
-use crate::token::Principal;
 
 /// A login attempt to be counted.
 pub struct LoginAttempt<'a> {
@@ -53,7 +52,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn reserve_login(&self, attempt: &LoginAttempt<'_>) -> Result<Reservation, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.session_epoch, u.is_active
              from (select) as one
              left join users as u on u.email = $4",
@@ -66,7 +65,7 @@ impl Store {
                 (&attempt.address_limit, Type::INT4),
             ],
         )?;
-        let row = row.ok_or_else(|| Problem::Internal.because("reserve_login without a row"))?;
+        let row = row.ok_or_else(|| Problem::Internal.with_cause("reserve_login without a row"))?;
         let seconds: i32 = row.get("seconds");
         if seconds > 0 {
             return Ok(Reservation::Refused { seconds: u64::from(seconds.unsigned_abs()) });
@@ -85,23 +84,11 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn reserve_registration(&self, id: Uuid, address: &str, limit: i32) -> Result<u64, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "select reserve_registration($1, $2, $3) as seconds",
             &[(&id, Type::UUID), (&address, Type::TEXT), (&limit, Type::INT4)],
         )?;
         let seconds: i32 = row.map_or(0, |row| row.get("seconds"));
         Ok(u64::from(seconds.unsigned_abs()))
-    }
-
-    /// The e-mail of the caller, whose password is about to be asked for again; nothing if the session is over.
-    ///
-    /// # Errors
-    /// Database failures.
-    pub fn caller_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
-        let row = self.repeatable_row(
-            "select u.email from local_caller($1, $2) as c join users as u on u.id = c.id",
-            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
-        )?;
-        Ok(row.map(|row| row.get("email")))
     }
 }

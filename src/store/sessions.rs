@@ -8,7 +8,7 @@ use crate::error::ApiError;
 use crate::token::{Principal, RefreshClaim};
 
 /// A session to be opened after a password was verified.
-pub struct Opening<'a> {
+pub struct NewSession<'a> {
     /// Made by the caller, so that the insert can be repeated.
     pub session: Uuid,
     /// Whose it is.
@@ -53,8 +53,8 @@ impl Store {
     ///
     /// # Errors
     /// Database failures.
-    pub fn open_session(&self, opening: &Opening<'_>) -> Result<bool, ApiError> {
-        let opened = self.repeatable(
+    pub fn open_session(&self, opening: &NewSession<'_>) -> Result<bool, ApiError> {
+        let opened = self.database.repeatable(
             "with verified as (
                  select id, session_epoch from users
                  where id = $2 and is_active
@@ -131,7 +131,7 @@ impl Store {
     }
 
     fn rotate_once(&self, claim: RefreshClaim) -> Result<Rotation, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "update sessions as s set
                  counter = case when s.counter = $2 then s.counter + 1 else s.counter end,
                  refreshed_at = case when s.counter = $2 then now() else s.refreshed_at end,
@@ -162,11 +162,26 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn end_session(&self, principal: &Principal) -> Result<bool, ApiError> {
-        let row = self.once(
+        let row = self.database.once(
             "update sessions set ended_at = now()
              from local_caller($1, $2) as c
              where sessions.id = $2 and sessions.user_id = c.id
              returning sessions.id",
+            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
+        )?;
+        Ok(row.is_some())
+    }
+
+    /// Ends all sessions of the caller; false if the caller's own is over already.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn end_all_sessions(&self, principal: &Principal) -> Result<bool, ApiError> {
+        let row = self.database.once(
+            "update users set session_epoch = users.session_epoch + 1
+             from local_caller($1, $2) as c
+             where users.id = c.id
+             returning users.id",
             &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
         Ok(row.is_some())

@@ -5,7 +5,7 @@ use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
-use super::Store;
+use super::{Store, session_over};
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn list_tasks(&self, principal: &Principal, page: &Page) -> Result<Vec<Task>, ApiError> {
-        let rows = self.repeatable(
+        let rows = self.database.repeatable(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from caller($1, $2) as c
@@ -93,7 +93,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn create_task(&self, principal: &Principal, new: &NewTask) -> Result<Task, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "with c as (
                  select id from caller($1, $2)
              ), made as (
@@ -122,7 +122,7 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; [`Problem::TaskNotFound`]; database failures.
     pub fn task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "select t.id, t.user_id, t.title, t.description, t.completed,
                  rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
              from caller($1, $2) as c
@@ -137,7 +137,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn update_task(&self, principal: &Principal, id: Uuid, changes: &Changes) -> Result<Task, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "with c as (
                  select id from caller($1, $2)
              ), t as (
@@ -171,7 +171,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn toggle_task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.once(
+        let row = self.database.once(
             "with c as (
                  select id from caller($1, $2)
              ), t as (
@@ -193,7 +193,7 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn delete_task(&self, principal: &Principal, id: Uuid) -> Result<(), ApiError> {
-        let row = self.once(
+        let row = self.database.once(
             "with c as (
                  select id from caller($1, $2)
              ), t as (
@@ -209,10 +209,6 @@ impl Store {
             None => Err(Problem::TaskNotFound.into()),
         }
     }
-}
-
-fn session_over() -> ApiError {
-    Problem::InvalidToken.because("session_over")
 }
 
 fn found(row: Option<&Row>) -> Result<Task, ApiError> {

@@ -4,6 +4,7 @@ use postgres::types::Type;
 use uuid::Uuid;
 
 use super::Store;
+use crate::database::DatabasePool;
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
@@ -32,18 +33,7 @@ impl Store {
     /// # Errors
     /// [`Problem::EmailTaken`]; database failures.
     pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
-        let made = self.repeatable(
-            "insert into users (id, email, password_hash)
-             values ($1, $2, $3)
-             on conflict (id) do update set id = excluded.id
-             returning id, email, is_active, rfc3339(created_at) as created_at",
-            &[(&user.id, Type::TEXT), (&user.email, Type::TEXT), (&user.password_hash, Type::TEXT)],
-        );
-        match made {
-            Ok(rows) => one_user(rows.first()).ok_or_else(|| Problem::Internal.because("insert without a row")),
-            Err(failure) if failure.violates("users_email_key") => Err(Problem::EmailTaken.into()),
-            Err(failure) => Err(failure.into()),
-        }
+        create_user(&self.database, user)
     }
 
     /// The caller's own user; nothing if the session is over or the user inactive.
@@ -51,7 +41,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn caller(&self, principal: &Principal) -> Result<Option<User>, ApiError> {
-        let row = self.repeatable_row(
+        let row = self.database.repeatable_row(
             "select c.id, u.email, coalesce(u.is_active, true) as is_active, rfc3339(u.created_at) as created_at
              from caller($1, $2) as c
              left join users as u on u.id = c.id",
@@ -60,19 +50,16 @@ impl Store {
         Ok(one_user(row.as_ref()))
     }
 
-    /// Ends all sessions of the caller; false if the caller's own is over already.
+    /// The e-mail of the caller, whose password is about to be asked for again; nothing if the session is over.
     ///
     /// # Errors
     /// Database failures.
-    pub fn end_all_sessions(&self, principal: &Principal) -> Result<bool, ApiError> {
-        let row = self.once(
-            "update users set session_epoch = users.session_epoch + 1
-             from local_caller($1, $2) as c
-             where users.id = c.id
-             returning users.id",
+    pub fn caller_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
+        let row = self.database.repeatable_row(
+            "select u.email from local_caller($1, $2) as c join users as u on u.id = c.id",
             &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
-        Ok(row.is_some())
+        Ok(row.map(|row| row.get("email")))
     }
 
     /// Stores the new hash, ends every other session and takes the attempt back; false if meanwhile the session ended
@@ -88,7 +75,7 @@ impl Store {
         new_hash: &str,
         attempt: Uuid,
     ) -> Result<bool, ApiError> {
-        let row = self.once(
+        let row = self.database.once(
             "with changed as (
                  update users set password_hash = $4, session_epoch = users.session_epoch + 1
                  from local_caller($1, $2) as c
@@ -119,7 +106,7 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn delete_caller(&self, principal: &Principal, verified_epoch: i32, attempt: Uuid) -> Result<bool, ApiError> {
-        let row = self.once(
+        let row = self.database.once(
             "with gone as (
                  delete from users using local_caller($1, $2) as c
                  where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active
@@ -136,6 +123,21 @@ impl Store {
             ],
         )?;
         Ok(row.is_some())
+    }
+}
+
+pub(super) fn create_user(database: &DatabasePool, user: &NewUser<'_>) -> Result<User, ApiError> {
+    let made = database.repeatable(
+        "insert into users (id, email, password_hash)
+         values ($1, $2, $3)
+         on conflict (id) do update set id = excluded.id
+         returning id, email, is_active, rfc3339(created_at) as created_at",
+        &[(&user.id, Type::TEXT), (&user.email, Type::TEXT), (&user.password_hash, Type::TEXT)],
+    );
+    match made {
+        Ok(rows) => one_user(rows.first()).ok_or_else(|| Problem::Internal.with_cause("insert without a row")),
+        Err(failure) if failure.violates("users_email_key") => Err(Problem::EmailTaken.into()),
+        Err(failure) => Err(failure.into()),
     }
 }
 

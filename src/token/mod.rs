@@ -5,9 +5,6 @@
 //! Source: RFC 7519 (JWT), RFC 8725 (JWT best current practices), RFC 5869 (HKDF).
 
 mod access;
-mod external;
-mod jwk;
-mod jwks;
 mod refresh;
 
 use std::fmt;
@@ -17,9 +14,10 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64URL, Engine};
 use jsonwebtoken::{DecodingKey, EncodingKey, Validation};
 use uuid::Uuid;
 
+use crate::better_auth::{External, ExternalSubject, Header};
 use crate::config::{Secret, TokenPolicy};
-pub use access::{ACCESS_TOKEN_MAX_SECONDS, LEEWAY_SECONDS, TokenRefusal};
-pub use external::{External, SUBJECT_MAX_LENGTH};
+use crate::error::TokenError;
+pub use access::ACCESS_TOKEN_MAX_SECONDS;
 pub use refresh::RefreshClaim;
 
 /// Who a verified access token speaks for. Only [`verify`] makes one, so that to forget the check does not compile.
@@ -59,14 +57,17 @@ impl Principal {
 ///
 /// # Errors
 /// The first rule that the token breaks, or that the keys cannot be had.
-pub fn verify(token: &str, ours: &Keys, better_auth: Option<&External>) -> Result<Principal, TokenRefusal> {
+pub fn verify(token: &str, ours: &Keys, better_auth: Option<&External>) -> Result<Principal, TokenError> {
     let Some(better_auth) = better_auth else {
         return ours.verify(token);
     };
-    let header = external::Header::read(token)?;
+    let header = Header::read(token)?;
     match &header.kid {
         Some(kid) if ours.knows(kid) => ours.verify(token),
-        _ => better_auth.verify(token, &header),
+        _ => {
+            let ExternalSubject(subject) = better_auth.verify(token, &header)?;
+            Ok(Principal { subject, session: None })
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make test-contract`: src/openapi.json is valid for redocly and spectral, and schemathesis, with all its checks, finds
+# `make test-contract`: src/web/openapi.json is valid for redocly and spectral, and schemathesis, with all its checks, finds
 # nothing that the shipped program does otherwise, on LATCHKEY_TEST_DATABASE_URL (tests/cluster.sh temp
 # tests/contract/run.sh). Needs Node.js with npm and Python 3.10 or newer with venv. The tools go into a temporary
 # directory; the tests stay on loopback, and nothing that is started outlives them. SEED=N repeats a run.
@@ -20,8 +20,8 @@ npm install --silent --no-fund --no-audit --ignore-scripts --no-save --prefix "$
   @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3
 echo 'extends: ["spectral:oas"]' >"$work/spectral.yaml"
 export REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true
-"$work/node_modules/.bin/redocly" lint src/openapi.json
-"$work/node_modules/.bin/spectral" lint -r "$work/spectral.yaml" src/openapi.json
+"$work/node_modules/.bin/redocly" lint src/web/openapi.json
+"$work/node_modules/.bin/spectral" lint -r "$work/spectral.yaml" src/web/openapi.json
 
 python3 -m venv "$work/python" || die 'Python has no venv; Debian: apt-get install python3-venv'
 "$work/python/bin/pip" install --quiet --disable-pip-version-check schemathesis==4.32.5

@@ -4,7 +4,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use latchkey::config::BetterAuth;
-use latchkey::token::{self, TokenRefusal};
+use latchkey::error::TokenError;
+use latchkey::token;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -128,9 +129,9 @@ fn each_key_decides_its_own_rules_where_all_are_configured() {
     let claims = json!({"sub": SUBJECT, "exp": now() + 60}).to_string();
     verifier.takes("shared", &signed(r#"{"alg":"HS256"}"#, &claims, hs256(secret.as_bytes())));
     let without_kid = key.token_with(&json!({"alg": "ES256"}), &issuer.claims(SUBJECT));
-    verifier.refuses("published without kid", &without_kid, TokenRefusal::WrongKind);
+    verifier.refuses("published without kid", &without_kid, TokenError::WrongKind);
     let bare = key.token(&json!({"sub": SUBJECT, "exp": now() + 60}));
-    verifier.refuses("published without names", &bare, TokenRefusal::WrongIssuer);
+    verifier.refuses("published without names", &bare, TokenError::WrongIssuer);
 }
 
 #[test]
@@ -144,11 +145,11 @@ fn a_local_token_is_judged_by_local_rules_alone() {
     let (header, claims): (Value, String) =
         (serde_json::from_slice(&header).unwrap(), String::from_utf8(claims).unwrap());
     let forged = signed(&header.to_string(), &claims, hs256(secret.as_bytes()));
-    verifier.refuses("our key id, their secret", &forged, TokenRefusal::BadSignature);
+    verifier.refuses("our key id, their secret", &forged, TokenError::BadSignature);
     let forged = signed(&with(&header, "-kid", Value::Null).to_string(), &claims, hs256(secret.as_bytes()));
-    verifier.refuses("our claims and type, their secret", &forged, TokenRefusal::WrongKind);
+    verifier.refuses("our claims and type, their secret", &forged, TokenError::WrongKind);
     let untyped = signed(r#"{"alg":"HS256"}"#, &claims, hs256(secret.as_bytes()));
-    verifier.refuses("our claims, their secret", &untyped, TokenRefusal::WrongIssuer);
+    verifier.refuses("our claims, their secret", &untyped, TokenError::WrongIssuer);
 }
 
 // ---------------------------------------------------------------------------------------------------- published sets
@@ -199,7 +200,7 @@ fn of_a_published_set_only_whole_and_fitting_keys_are_taken() {
         let other = json!({"kty": "oct", "k": "AAAA", "kid": "other"});
         issuer.set(Behaviour::Publish(json!({"keys": [other, entry, 7]}).to_string()));
         let taken = Verifier::published(&issuer).verify(&key.token(&claims));
-        let expected = if is_taken { Ok(SUBJECT.to_owned()) } else { Err(TokenRefusal::UnknownKey) };
+        let expected = if is_taken { Ok(SUBJECT.to_owned()) } else { Err(TokenError::UnknownKey) };
         assert_eq!(taken, expected, "{what}: {entry}");
     }
 }
@@ -213,8 +214,8 @@ fn two_keys_of_one_name_are_none_and_the_others_stay() {
     let tokens = [&one, &two, &three].map(|key| key.token(&claims));
     issuer.publish(&[one, two, three]);
     let verifier = Verifier::published(&issuer);
-    verifier.refuses("the first", &tokens[0], TokenRefusal::UnknownKey);
-    verifier.refuses("the second", &tokens[1], TokenRefusal::UnknownKey);
+    verifier.refuses("the first", &tokens[0], TokenError::UnknownKey);
+    verifier.refuses("the second", &tokens[1], TokenError::UnknownKey);
     verifier.takes("another one", &tokens[2]);
 }
 
@@ -225,7 +226,7 @@ fn a_key_without_a_name_is_found_by_no_name() {
     let token = key.token(&issuer.claims(SUBJECT));
     for entry in [key.jwk(), with(&key.jwk(), "-kid", Value::Null)] {
         issuer.set(Behaviour::Publish(json!({"keys": [entry]}).to_string()));
-        Verifier::published(&issuer).refuses("an empty name", &token, TokenRefusal::UnknownKey);
+        Verifier::published(&issuer).refuses("an empty name", &token, TokenError::UnknownKey);
     }
 }
 
@@ -248,7 +249,7 @@ fn what_is_no_key_set_is_as_good_as_no_answer() {
     ] {
         issuer.set(Behaviour::Publish(body.clone()));
         let refused = Verifier::published(&issuer).verify(&token);
-        assert!(matches!(refused, Err(TokenRefusal::NoKeys { .. })), "{body}: {refused:?}");
+        assert!(matches!(refused, Err(TokenError::NoKeys { .. })), "{body}: {refused:?}");
     }
 }
 

@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use latchkey::config::BetterAuth;
-use latchkey::token::TokenRefusal;
+use latchkey::error::TokenError;
 use serde_json::{Value, json};
 
 use crate::issuer::{Issuer, SUBJECT, SigningKey, Verifier, base64url, hs256, now, random, signed, with};
@@ -51,7 +51,7 @@ fn a_subject_is_taken_as_it_is() {
 
 #[test]
 fn a_claim_that_breaks_a_rule_is_refused_for_each_algorithm() {
-    use TokenRefusal::{BadClaims, Expired, Lifetime, WrongIssuer};
+    use TokenError::{BadClaims, Expired, Lifetime, WrongIssuer};
     let keys = SigningKey::of_each_kind();
     let issuer = Issuer::start(&keys);
     let verifier = Verifier::published(&issuer);
@@ -112,14 +112,14 @@ fn what_no_published_key_signs_causes_no_fetch() {
     let verifier = Verifier::published(&issuer);
     for (name, value) in [("alg", "HS256"), ("alg", "none"), ("alg", "ES512"), ("typ", "at+jwt"), ("jku", "x")] {
         let header = with(&json!({"alg": "EdDSA", "kid": "k"}), name, json!(value));
-        verifier.refuses(name, &key.token_with(&header, &issuer.claims(SUBJECT)), TokenRefusal::WrongKind);
+        verifier.refuses(name, &key.token_with(&header, &issuer.claims(SUBJECT)), TokenError::WrongKind);
     }
     assert_eq!(issuer.fetches(), 0);
 }
 
 #[test]
 fn a_header_that_breaks_a_rule_is_refused_and_causes_no_fetch_of_its_own() {
-    use TokenRefusal::{Malformed, UnknownKey, WrongKind};
+    use TokenError::{Malformed, UnknownKey, WrongKind};
     let key = SigningKey::new("EdDSA", "k");
     let theirs = SigningKey::new("EdDSA", "theirs");
     let issuer = Issuer::start(std::slice::from_ref(&key));
@@ -176,7 +176,7 @@ fn a_header_that_breaks_a_rule_is_refused_and_causes_no_fetch_of_its_own() {
 
 #[test]
 fn a_token_that_is_no_jws_of_one_meaning_is_refused() {
-    use TokenRefusal::{BadSignature, Malformed};
+    use TokenError::{BadSignature, Malformed};
     let key = SigningKey::new("EdDSA", "k");
     let issuer = Issuer::start(std::slice::from_ref(&key));
     let verifier = Verifier::published(&issuer);
@@ -271,7 +271,7 @@ fn what_better_auth_signs_with_its_secret_for_another_use_is_refused() {
     }
     let header = json!({"alg": "HS256"}).to_string();
     let endless = signed(&header, &json!({"sub": SUBJECT}).to_string(), hs256(secret.as_bytes()));
-    verifier.refuses("without end", &endless, TokenRefusal::BadClaims);
+    verifier.refuses("without end", &endless, TokenError::BadClaims);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn another_secret_than_the_shared_one_signs_nothing() {
     let bytes = STANDARD.decode(&secret).unwrap();
     for key in [strong_secret().as_bytes(), b"", &bytes, secret.to_lowercase().as_bytes()] {
         let token = signed(r#"{"alg":"HS256"}"#, &claims, hs256(key));
-        verifier.refuses("another secret", &token, TokenRefusal::BadSignature);
+        verifier.refuses("another secret", &token, TokenError::BadSignature);
     }
 }
 
@@ -303,6 +303,6 @@ fn names_that_are_configured_hold_for_the_shared_secret_where_they_are_claimed()
     verifier.takes("iss", &token(&with(&claims, "iss", json!(issuer))));
     verifier.takes("aud", &token(&with(&claims, "aud", json!([audience]))));
     for (name, value) in [("iss", json!(audience)), ("aud", json!(issuer)), ("aud", json!([])), ("iss", Value::Null)] {
-        verifier.refuses(name, &token(&with(&claims, name, value)), TokenRefusal::WrongIssuer);
+        verifier.refuses(name, &token(&with(&claims, name, value)), TokenError::WrongIssuer);
     }
 }

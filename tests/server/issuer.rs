@@ -15,8 +15,10 @@ use aws_lc_rs::signature::{self, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, 
 use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use latchkey::better_auth::External;
 use latchkey::config::{BetterAuth, Secret, TokenPolicy};
-use latchkey::token::{self, External, Keys, TokenRefusal};
+use latchkey::error::TokenError;
+use latchkey::token::{self, Keys};
 use serde_json::{Value, json};
 
 use crate::support::strong_secret;
@@ -304,7 +306,7 @@ impl Verifier {
         Self::new(&BetterAuth { secret: Some(secret.parse().unwrap()), jwks_url: None, issuer: None, audience: None })
     }
 
-    pub fn verify(&self, token: &str) -> Result<String, TokenRefusal> {
+    pub fn verify(&self, token: &str) -> Result<String, TokenError> {
         let principal = token::verify(token, &self.keys, Some(&self.external))?;
         assert!(principal.is_external() == principal.session().is_none());
         Ok(principal.subject().to_owned())
@@ -316,7 +318,7 @@ impl Verifier {
     }
 
     #[track_caller]
-    pub fn refuses(&self, what: &str, token: &str, why: TokenRefusal) {
+    pub fn refuses(&self, what: &str, token: &str, why: TokenError) {
         assert_eq!(self.verify(token), Err(why), "{what}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use latchkey::listener::{Listener, Peer, Refusal, Settings, Stopper};
+use latchkey::server::{Connection as ServerConnection, HttpError, Listener, Settings, Stopper};
 use rouille::{Request, Response};
 use rustix::process::Signal;
 use serde_json::json;
@@ -600,7 +600,7 @@ impl Local {
         let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let (address, stopper) = (listener.local_address(), listener.stopper());
         let (sender, receiver) = mpsc::channel();
-        let handle = move |request: &Request, peer: &Peer| {
+        let handle = move |request: &Request, peer: &ServerConnection| {
             let url = request.raw_url();
             if let Some(millis) = url.strip_prefix("/sleep/").and_then(|millis| millis.parse().ok()) {
                 thread::sleep(Duration::from_millis(millis));
@@ -619,7 +619,7 @@ impl Local {
             Response::text(url)
         };
         let refuse = |refusal, _, _: &[(String, String)]| {
-            assert!(refusal != Refusal::NotImplemented, "as it was asked to");
+            assert!(refusal != HttpError::NotImplemented, "as it was asked to");
             Response::text(format!("{refusal:?}")).with_status_code(503)
         };
         let settings = Settings { max_connections, evict_by_address: true };

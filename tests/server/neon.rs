@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latchkey::database::Database as Parsed;
+use latchkey::config::DatabaseConfig as Parsed;
 use postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use serde_json::json;
 

@@ -19,7 +19,7 @@ use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::database::Database;
+use crate::config::DatabaseConfig;
 use crate::error::chain;
 
 /// For all of connecting: names, TCP, TLS, authentication, and a database that has to wake up first.
@@ -30,13 +30,13 @@ const VALIDATION_LIMIT: Duration = Duration::from_secs(2);
 const RESTED: Duration = Duration::from_secs(1);
 
 /// The value of one parameter with its type on the server.
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 type Driver = PostgresConnectionManager<MakeRustlsConnect>;
 
 /// Why a statement gave no rows.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub enum DatabaseError {
     /// The server refused it; the connection is good.
     Refused(postgres::Error),
     /// The connection was found dead. The statement may have run.
@@ -102,7 +102,7 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    pub fn new(database: &Database) -> Manager {
+    pub fn new(database: &DatabaseConfig) -> Manager {
         let health = Health {
             waiting: AtomicUsize::new(0),
             failed_at: Mutex::default(),
@@ -195,8 +195,9 @@ impl Connection {
         sql: &'static str,
         parameters: &[Parameter<'_>],
         limit: Duration,
-    ) -> Result<Vec<Row>, Failure> {
-        let parameters = parameters.iter().map(encoded).collect::<Result<_, _>>().map_err(Failure::Unavailable)?;
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let parameters =
+            parameters.iter().map(encoded).collect::<Result<_, _>>().map_err(DatabaseError::Unavailable)?;
         let sent = self.statements.send(Statement { sql, parameters });
         let answer = match sent {
             Ok(()) => self.answers.recv_timeout(limit),
@@ -208,13 +209,15 @@ impl Connection {
             self.health.note_failure();
         }
         match answer {
-            Ok(Answer { outcome: Err(error), has_ended: true }) => Err(Failure::Dead(error)),
-            Ok(Answer { outcome, .. }) => outcome.map_err(Failure::Refused),
+            Ok(Answer { outcome: Err(error), has_ended: true }) => Err(DatabaseError::Dead(error)),
+            Ok(Answer { outcome, .. }) => outcome.map_err(DatabaseError::Refused),
             Err(RecvTimeoutError::Timeout) => {
                 let _ = self.mark.set(self.health.abandoned.clone());
-                Err(Failure::Unavailable(format!("the database was silent for {} s", limit.as_secs())))
+                Err(DatabaseError::Unavailable(format!("the database was silent for {} s", limit.as_secs())))
             }
-            Err(RecvTimeoutError::Disconnected) => Err(Failure::Unavailable("the connection's thread ended".into())),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(DatabaseError::Unavailable("the connection's thread ended".into()))
+            }
         }
     }
 }
@@ -283,7 +286,7 @@ impl ToSql for Encoded {
 ///
 /// # Errors
 /// The whole chain of causes, after [`CONNECT_LIMIT`] at the latest.
-pub fn connect(database: &Database) -> Result<Client, String> {
+pub fn connect(database: &DatabaseConfig) -> Result<Client, String> {
     let driver = driver(database);
     let (opening, opened) = mpsc::sync_channel(1);
     let connect = move || drop(opening.send(driver.connect().map_err(|error| chain(&error))));
@@ -291,7 +294,7 @@ pub fn connect(database: &Database) -> Result<Client, String> {
     opened.recv_timeout(CONNECT_LIMIT).unwrap_or_else(|_| Err(no_connection_in_time()))
 }
 
-fn driver(database: &Database) -> Driver {
+fn driver(database: &DatabaseConfig) -> Driver {
     PostgresConnectionManager::new(database.driver.clone(), MakeRustlsConnect::new(database.tls.clone()))
 }
 

@@ -1,75 +1,41 @@
-//! Which other origins' pages may read the answers. Without configuration no answer says anything of it; with it every
-//! one says `Vary: Origin`, refusals of the listener included. Cookies are never allowed across origins: there are none.
+//! `CORS_ORIGINS`: the other origins whose pages may read the answers.
 //!
-//! Source: Fetch Standard, "HTTP CORS protocol"; RFC 6454 section 6.2 (how an origin is written).
+//! Source: RFC 6454 section 6.2 (how an origin is written).
 
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use rouille::Response;
-
-/// What a page of another origin may read besides the status, the body and the harmless fields.
-const EXPOSED: &str = "Link, Location, Retry-After, WWW-Authenticate, X-Request-Id";
-/// Every method that any path knows, so that a page can read a 404 and a 405 too.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
-const REQUEST_HEADERS: &str = "authorization, content-type";
-/// How long a browser may remember a preflight: short, so that an origin that is struck off the list is soon off.
-const PREFLIGHT_SECONDS: &str = "600";
-
-/// The origins that are allowed; by default none, and then no header is added.
+/// The origins that are allowed; by default none.
 #[derive(Debug, Clone, Default)]
-pub struct Cors {
+pub struct Origins {
     origins: Vec<String>,
 }
 
-impl FromStr for Cors {
+impl FromStr for Origins {
     type Err = &'static str;
 
     /// Origins between commas, each exactly as browsers send it.
-    fn from_str(text: &str) -> Result<Cors, &'static str> {
+    fn from_str(text: &str) -> Result<Origins, &'static str> {
         const RULE: &str = "must be exact origins between commas, as browsers send them: scheme://host or \
              scheme://host:port in lower case, no path, no *, no port that the scheme has anyway";
         let origins: Vec<&str> = text.split(',').map(str::trim).collect();
         if !origins.iter().all(|origin| is_origin(origin)) {
             return Err(RULE);
         }
-        Ok(Cors { origins: origins.into_iter().map(str::to_owned).collect() })
+        Ok(Origins { origins: origins.into_iter().map(str::to_owned).collect() })
     }
 }
 
-impl Cors {
-    /// The answer with what its reader's browser has to know. A preflight from an allowed origin is 204 on every path.
-    pub fn applied<'a>(
-        &self,
-        response: Response,
-        method: &str,
-        mut headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
-    ) -> Response {
-        if self.origins.is_empty() {
-            return response;
-        }
-        let is_preflight = method == "OPTIONS"
-            && headers.clone().any(|(name, _)| name.eq_ignore_ascii_case("Access-Control-Request-Method"));
-        let origin = headers.find(|(name, _)| name.eq_ignore_ascii_case("Origin")).map(|(_, value)| value);
-        let Some(origin) = origin.filter(|origin| self.origins.iter().any(|allowed| allowed == origin)) else {
-            return response.with_additional_header("Vary", "Origin");
-        };
-        let response = match is_preflight {
-            true if response.status_code == 404 => allowing(Response::empty_204()),
-            true => allowing(response),
-            false => response.with_additional_header("Access-Control-Expose-Headers", EXPOSED),
-        };
-        response
-            .with_additional_header("Vary", "Origin")
-            .with_additional_header("Access-Control-Allow-Origin", origin.to_owned())
+impl Origins {
+    /// Whether none is allowed.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty()
     }
-}
 
-fn allowing(response: Response) -> Response {
-    response
-        .with_additional_header("Access-Control-Allow-Methods", METHODS)
-        .with_additional_header("Access-Control-Allow-Headers", REQUEST_HEADERS)
-        .with_additional_header("Access-Control-Max-Age", PREFLIGHT_SECONDS)
+    /// Whether this is one of them, as the browser sent it.
+    pub fn contains(&self, origin: &str) -> bool {
+        self.origins.iter().any(|allowed| allowed == origin)
+    }
 }
 
 /// Whether a browser could send exactly this: anything else in the list would never match, which nobody would notice.
@@ -103,7 +69,7 @@ fn is_port(text: &str, scheme: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Cors;
+    use super::Origins;
 
     #[test]
     fn only_what_a_browser_can_send_is_an_origin() {
@@ -114,7 +80,7 @@ mod tests {
             "http://[::1]:3000",
             "tauri://localhost",
         ] {
-            assert!(good.parse::<Cors>().is_ok(), "{good}");
+            assert!(good.parse::<Origins>().is_ok(), "{good}");
         }
         for bad in [
             "*",
@@ -140,7 +106,7 @@ mod tests {
             "https://a.example,",
             "https://a.example https://b.example",
         ] {
-            assert!(bad.parse::<Cors>().is_err(), "{bad}");
+            assert!(bad.parse::<Origins>().is_err(), "{bad}");
         }
     }
 }

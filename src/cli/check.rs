@@ -12,10 +12,10 @@ use postgres::config::{ChannelBinding, Host, SslNegotiation};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use crate::database::Database;
+use crate::better_auth::External;
+use crate::config::DatabaseConfig;
+use crate::database::{connect, inspect, migrate};
 use crate::error::chain;
-use crate::store::{connect, inspect, migrate};
-use crate::token::External;
 
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_PORT: u16 = 5432;
@@ -27,7 +27,7 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 ///
 /// # Errors
 /// The lines cannot be written.
-pub fn run(database: &Database, better_auth: Option<&External>, out: &mut impl Write) -> io::Result<bool> {
+pub fn run(database: &DatabaseConfig, better_auth: Option<&External>, out: &mut impl Write) -> io::Result<bool> {
     let mut report = Report { out, holds: true };
     match better_auth.map(External::check) {
         Some(Ok(lines)) => lines.iter().try_for_each(|line| report.ok("Better Auth", line))?,
@@ -73,20 +73,20 @@ impl<W: Write> Report<'_, W> {
 }
 
 /// The hosts as written; the addresses where there are only those.
-fn hosts(database: &Database) -> Vec<Host> {
+fn hosts(database: &DatabaseConfig) -> Vec<Host> {
     match database.driver.get_hosts() {
         [] => database.driver.get_hostaddrs().iter().map(|address| Host::Tcp(address.to_string())).collect(),
         hosts => hosts.to_vec(),
     }
 }
 
-fn port(database: &Database, position: usize) -> u16 {
+fn port(database: &DatabaseConfig, position: usize) -> u16 {
     let ports = database.driver.get_ports();
     ports.get(position).or_else(|| ports.first()).copied().unwrap_or(DEFAULT_PORT)
 }
 
 /// The lines up to TLS, of one host.
-fn reach<W: Write>(database: &Database, host: &Host, port: u16, report: &mut Report<'_, W>) -> io::Result<()> {
+fn reach<W: Write>(database: &DatabaseConfig, host: &Host, port: u16, report: &mut Report<'_, W>) -> io::Result<()> {
     let name = match host {
         Host::Tcp(name) => name,
         Host::Unix(directory) => {
@@ -115,7 +115,7 @@ fn reach<W: Write>(database: &Database, host: &Host, port: u16, report: &mut Rep
     report.line("TLS", negotiate(database, name, socket))
 }
 
-fn resolve(database: &Database, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+fn resolve(database: &DatabaseConfig, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let given: Vec<IpAddr> = database.driver.get_hostaddrs().to_vec();
     if !given.is_empty() {
         return Ok(given.into_iter().map(|address| SocketAddr::new(address, port)).collect());
@@ -135,7 +135,7 @@ fn connect_to_one(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 /// What TLS agrees on, in a handshake of its own that is then given up.
-fn negotiate(database: &Database, name: &str, mut socket: TcpStream) -> Result<String, String> {
+fn negotiate(database: &DatabaseConfig, name: &str, mut socket: TcpStream) -> Result<String, String> {
     let words = |error: io::Error| chain(&error);
     socket.set_read_timeout(Some(NETWORK_TIMEOUT)).map_err(words)?;
     socket.set_write_timeout(Some(NETWORK_TIMEOUT)).map_err(words)?;
@@ -158,7 +158,7 @@ fn negotiate(database: &Database, name: &str, mut socket: TcpStream) -> Result<S
     Ok(format!("{protocol}, {suite}, certificate of {name} verified"))
 }
 
-fn authenticate<W: Write>(database: &Database, report: &mut Report<'_, W>) -> io::Result<Option<Client>> {
+fn authenticate<W: Write>(database: &DatabaseConfig, report: &mut Report<'_, W>) -> io::Result<Option<Client>> {
     let connected = connect(database).and_then(|mut client| Ok((inspect::identity(&mut client)?, client)));
     let (identity, client) = match connected {
         Ok(connected) => connected,
@@ -180,7 +180,7 @@ fn authenticate<W: Write>(database: &Database, report: &mut Report<'_, W>) -> io
 }
 
 /// Whether a connection that insists on it comes about: the driver does not tell what one that prefers it got.
-fn binds_channel(database: &Database) -> bool {
+fn binds_channel(database: &DatabaseConfig) -> bool {
     let mut insisting = database.clone();
     insisting.driver.channel_binding(ChannelBinding::Require);
     database.uses_tls() && connect(&insisting).is_ok()

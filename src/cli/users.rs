@@ -10,22 +10,22 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use uuid::Uuid;
 
+use crate::better_auth::SUBJECT_MAX_LENGTH;
 use crate::config::PasswordPolicy;
 use crate::credentials::{Email, Password};
 use crate::error::{ApiError, Problem};
 use crate::logging::quoted;
-use crate::store::{Deed, Listed, NewUser, Store};
-use crate::token::SUBJECT_MAX_LENGTH;
+use crate::store::{NewUser, OperatorStore, UserAction, UserSummary};
 
 /// Why a command on users fails, in words for the operator.
 pub type Failure = String;
 
 /// `user list`: one line a user, local ones by age: id, e-mail (`-` for one of Better Auth), state, time, sessions, tasks,
 /// between tabs.
-pub fn list(store: &Store, out: &mut impl Write) -> Result<(), Failure> {
+pub fn list(store: &OperatorStore, out: &mut impl Write) -> Result<(), Failure> {
     let mut after = String::new();
     loop {
-        let page = store.list_users(&after).map_err(words)?;
+        let page = store.list_users(&after).map_err(described)?;
         let Some(last) = page.last() else { return Ok(()) };
         after.clone_from(&last.id);
         for user in &page {
@@ -35,23 +35,28 @@ pub fn list(store: &Store, out: &mut impl Write) -> Result<(), Failure> {
 }
 
 /// `user show`: the one user.
-pub fn show(store: &Store, argument: &str, out: &mut impl Write) -> Result<(), Failure> {
+pub fn show(store: &OperatorStore, argument: &str, out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "{}", line(&find(store, argument)?)).map_err(|error| error.to_string())
 }
 
 /// `user create`: also where registration is closed. Prints the new user.
-pub fn create(store: &Store, policy: &PasswordPolicy, email: &str, out: &mut impl Write) -> Result<(), Failure> {
+pub fn create(
+    store: &OperatorStore,
+    policy: &PasswordPolicy,
+    email: &str,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let email = Email::parse(email).map_err(|rule| format!("the e-mail {rule}"))?;
     let password_hash = read_hash(policy, email.as_str())?;
     let id = Uuid::now_v7().to_string();
     let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
-    store.create_user(&new).map_err(words)?;
+    store.create_user(&new).map_err(described)?;
     info!("event=register outcome=ok by=operator user={id}");
     show(store, &format!("id:{id}"), out)
 }
 
 /// `user set-password`: ends all sessions.
-pub fn set_password(store: &Store, policy: &PasswordPolicy, argument: &str) -> Result<(), Failure> {
+pub fn set_password(store: &OperatorStore, policy: &PasswordPolicy, argument: &str) -> Result<(), Failure> {
     let user = find(store, argument)?;
     let email = local_email(&user)?;
     let password_hash = read_hash(policy, email)?;
@@ -59,11 +64,11 @@ pub fn set_password(store: &Store, policy: &PasswordPolicy, argument: &str) -> R
 }
 
 /// `user activate|deactivate`: holds from the next request on. A user of Better Auth may have no row yet: `id:…` makes it.
-pub fn switch(store: &Store, argument: &str, deed: Deed) -> Result<(), Failure> {
-    let event = if deed == Deed::Activate { "activation" } else { "deactivation" };
+pub fn switch(store: &OperatorStore, argument: &str, deed: UserAction) -> Result<(), Failure> {
+    let event = if deed == UserAction::Activate { "activation" } else { "deactivation" };
     match (find_all(store, argument)?.is_empty(), argument.strip_prefix("id:")) {
         (true, Some(id)) if (1..=SUBJECT_MAX_LENGTH).contains(&id.chars().count()) => {
-            done(store.make_external_user(id, deed == Deed::Activate), event, id)
+            done(store.make_external_user(id, deed == UserAction::Activate), event, id)
         }
         _ => {
             let user = find(store, argument)?;
@@ -73,14 +78,14 @@ pub fn switch(store: &Store, argument: &str, deed: Deed) -> Result<(), Failure> 
 }
 
 /// `user logout`: ends all sessions.
-pub fn logout(store: &Store, argument: &str) -> Result<(), Failure> {
+pub fn logout(store: &OperatorStore, argument: &str) -> Result<(), Failure> {
     let user = find(store, argument)?;
     local_email(&user)?;
-    done(store.act_on_user(&user.id, Deed::Logout), "logout_all", &user.id)
+    done(store.act_on_user(&user.id, UserAction::Logout), "logout_all", &user.id)
 }
 
 /// `user delete`: asks first, unless `--yes` said so.
-pub fn delete(store: &Store, argument: &str, is_sure: bool) -> Result<(), Failure> {
+pub fn delete(store: &OperatorStore, argument: &str, is_sure: bool) -> Result<(), Failure> {
     let user = find(store, argument)?;
     if !is_sure {
         if !io::stdin().is_terminal() {
@@ -91,18 +96,18 @@ pub fn delete(store: &Store, argument: &str, is_sure: bool) -> Result<(), Failur
             return Err("nothing was deleted".into());
         }
     }
-    done(store.act_on_user(&user.id, Deed::Delete), "deletion", &user.id)
+    done(store.act_on_user(&user.id, UserAction::Delete), "deletion", &user.id)
 }
 
 /// The e-mail of a local user, who alone has a password and sessions here.
-fn local_email(user: &Listed) -> Result<&str, Failure> {
+fn local_email(user: &UserSummary) -> Result<&str, Failure> {
     user.email.as_deref().ok_or_else(|| {
         format!("{} is a user of Better Auth: deactivate stops the tokens; the rest is done there", quoted(&user.id))
     })
 }
 
 fn done(outcome: Result<bool, ApiError>, event: &str, id: &str) -> Result<(), Failure> {
-    match outcome.map_err(words)? {
+    match outcome.map_err(described)? {
         true => info!("event={event} outcome=ok by=operator user={}", quoted(id)),
         false => return Err("there is no such user any more".into()),
     }
@@ -110,18 +115,18 @@ fn done(outcome: Result<bool, ApiError>, event: &str, id: &str) -> Result<(), Fa
 }
 
 /// The users that the argument may name: `id:…`, `email:…`, or either.
-fn find_all(store: &Store, argument: &str) -> Result<Vec<Listed>, Failure> {
+fn find_all(store: &OperatorStore, argument: &str) -> Result<Vec<UserSummary>, Failure> {
     let email = argument.strip_prefix("email:").unwrap_or(argument).to_ascii_lowercase();
     match argument.strip_prefix("id:") {
         Some(id) => store.find_users(Some(id), None),
         None if argument.starts_with("email:") => store.find_users(None, Some(&email)),
         None => store.find_users(Some(argument), Some(&email)),
     }
-    .map_err(words)
+    .map_err(described)
 }
 
 /// The one user that the argument names.
-fn find(store: &Store, argument: &str) -> Result<Listed, Failure> {
+fn find(store: &OperatorStore, argument: &str) -> Result<UserSummary, Failure> {
     let mut users = find_all(store, argument)?;
     match users.pop() {
         None => Err("there is no such user".into()),
@@ -134,9 +139,9 @@ fn find(store: &Store, argument: &str) -> Result<Listed, Failure> {
     }
 }
 
-fn line(user: &Listed) -> String {
+fn line(user: &UserSummary) -> String {
     let state = if user.is_active { "active" } else { "inactive" };
-    let Listed { id, email, created_at, sessions, tasks, .. } = user;
+    let UserSummary { id, email, created_at, sessions, tasks, .. } = user;
     // Whoever issues the ids of Better Auth could put a tab or a line end into one.
     let (id, email) = (quoted(id), email.as_deref().unwrap_or("-"));
     format!("{id}\t{email}\t{state}\t{created_at}\t{sessions} sessions\t{tasks} tasks")
@@ -186,9 +191,9 @@ fn read_line() -> Result<String, Failure> {
     if line.ends_with('\r') { Err("the line ends in a carriage return".into()) } else { Ok(line) }
 }
 
-fn words(error: ApiError) -> Failure {
+fn described(error: ApiError) -> Failure {
     match error.problem {
         Problem::EmailTaken => "this e-mail already has an account".into(),
-        _ => error.cause.unwrap_or_else(|| error.problem.words().detail.to_owned()),
+        _ => error.cause.unwrap_or_else(|| error.problem.spec().detail.to_owned()),
     }
 }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rouille::Response;
 
 use super::body::Body;
-use super::{Headers, Refusal};
+use super::{Headers, HttpError};
 
 /// The most bytes of a head, its empty line included.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -42,13 +42,13 @@ impl Head {
     ///
     /// # Errors
     /// What RFC 9112 forbids, and what it allows and leaves open to more than one reading.
-    pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<bool, Refusal> {
+    pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<bool, HttpError> {
         let bytes = input.get(..MAX_HEAD_BYTES).unwrap_or(input);
         let mut words = bytes.trim_ascii_start().split(u8::is_ascii_whitespace).skip(1);
         let (target, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         // RFC 9112 §3: 414, as soon as it is clear.
         if target.len() > MAX_TARGET_BYTES {
-            return Err(Refusal::TargetTooLong);
+            return Err(HttpError::TargetTooLong);
         }
         let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut slots);
@@ -56,19 +56,23 @@ impl Head {
         let length = match request.parse(bytes) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_BYTES => return Ok(false),
-            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-            Err(httparse::Error::Version) if version.starts_with(b"HTTP/") => return Err(Refusal::VersionNotSupported),
-            Err(_) => return Err(Refusal::BadRequest("a character stands where it may not")),
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                return Err(HttpError::HeadTooLarge);
+            }
+            Err(httparse::Error::Version) if version.starts_with(b"HTTP/") => {
+                return Err(HttpError::VersionNotSupported);
+            }
+            Err(_) => return Err(HttpError::BadRequest("a character stands where it may not")),
         };
         // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. Another on the way may not: refused.
         let mut lines = bytes.get(..length).unwrap_or_default().split_inclusive(|&b| b == b'\n');
         if !lines.all(|line| line.ends_with(b"\r\n")) {
-            return Err(Refusal::BadRequest("a line ends in LF without CR"));
+            return Err(HttpError::BadRequest("a line ends in LF without CR"));
         }
         self.method = request.method.unwrap_or_default().to_owned();
         self.target = request.path.unwrap_or_default().to_owned();
         for header in request.headers {
-            let value = str::from_utf8(header.value).map_err(|_| Refusal::BadRequest("a field is not UTF-8"))?;
+            let value = str::from_utf8(header.value).map_err(|_| HttpError::BadRequest("a field is not UTF-8"))?;
             self.headers.push((header.name.to_ascii_lowercase(), value.to_owned()));
         }
         self.interpret_fields(request.version.unwrap_or_default())?;
@@ -82,26 +86,26 @@ impl Head {
     }
 
     /// `version` is HTTP's after the point: 0 or 1.
-    fn interpret_fields(&mut self, version: u8) -> Result<(), Refusal> {
+    fn interpret_fields(&mut self, version: u8) -> Result<(), HttpError> {
         // RFC 9112 §3.2: exactly one Host; HTTP/1.0 may have none.
         match self.values("host").as_slice() {
             [host] if host.bytes().all(is_authority_byte) => {}
             [] if version == 0 => {}
-            _ => return Err(Refusal::BadRequest("there is not exactly one valid Host")),
+            _ => return Err(HttpError::BadRequest("there is not exactly one valid Host")),
         }
         // RFC 9112 §6.1, §6.3: one way to find the end of the body. Every other is how requests are smuggled.
         self.body = match (self.values("content-length").as_slice(), self.values("transfer-encoding").as_slice()) {
             ([], []) => Body::default(),
             ([first, others @ ..], []) if others.iter().all(|other| other == first) => Body::with_length(first)?,
             ([], [coding]) if version == 1 && coding.eq_ignore_ascii_case("chunked") => Body::chunked(),
-            ([], _) if version == 1 => return Err(Refusal::NotImplemented),
-            _ => return Err(Refusal::BadRequest("the length of the body is ambiguous")),
+            ([], _) if version == 1 => return Err(HttpError::NotImplemented),
+            _ => return Err(HttpError::BadRequest("the length of the body is ambiguous")),
         };
         // RFC 9110 §10.1.1: there is one expectation, and none in HTTP/1.0.
         self.expects_continue = match self.values("expect").as_slice() {
             expectations if expectations.is_empty() || version == 0 => false,
             [expectation] if expectation.eq_ignore_ascii_case("100-continue") => true,
-            _ => return Err(Refusal::ExpectationFailed),
+            _ => return Err(HttpError::ExpectationFailed),
         };
         // RFC 9112 §9.3: `close` counts first; then HTTP/1.1 persists, and HTTP/1.0 where it is asked to.
         let options = self.values("connection").join(",").to_ascii_lowercase();
@@ -111,8 +115,8 @@ impl Head {
     }
 
     /// Brings the target to one of the forms that are handed over, or refuses it (RFC 9112 §3.2).
-    fn interpret_target(&mut self) -> Result<(), Refusal> {
-        const MALFORMED: Refusal = Refusal::BadRequest("the target is malformed");
+    fn interpret_target(&mut self) -> Result<(), HttpError> {
+        const MALFORMED: HttpError = HttpError::BadRequest("the target is malformed");
         // RFC 3986 §2: visible ASCII. A fragment is never sent (RFC 9112 §3.2).
         if self.target.bytes().any(|b| !b.is_ascii_graphic() || b == b'#') {
             return Err(MALFORMED);
@@ -203,7 +207,7 @@ mod tests {
     use super::*;
 
     /// The head and what is left of the input; nothing while the head is incomplete.
-    fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+    fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<(Head, Vec<u8>)>, HttpError> {
         let (mut head, mut input, mut is_read) = (Head::default(), Vec::new(), false);
         for piece in pieces {
             input.extend_from_slice(piece);
@@ -212,7 +216,7 @@ mod tests {
         Ok(is_read.then_some((head, input)))
     }
 
-    fn read(input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+    fn read(input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, HttpError> {
         read_in_pieces([input])
     }
 
@@ -278,26 +282,29 @@ mod tests {
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n",
     ];
 
-    const REFUSED: [(&[u8], Refusal); 7] = [
-        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", Refusal::VersionNotSupported),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refusal::VersionNotSupported),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Refusal::NotImplemented),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", Refusal::NotImplemented),
+    const REFUSED: [(&[u8], HttpError); 7] = [
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", HttpError::VersionNotSupported),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HttpError::VersionNotSupported),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", HttpError::NotImplemented),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", HttpError::NotImplemented),
         (
             b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-            Refusal::NotImplemented,
+            HttpError::NotImplemented,
         ),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\nExpect: 100-continue\r\n\r\n", Refusal::BodyTooLarge),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: a\r\n\r\n", Refusal::ExpectationFailed),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\nExpect: 100-continue\r\n\r\n",
+            HttpError::BodyTooLarge,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: a\r\n\r\n", HttpError::ExpectationFailed),
     ];
 
     #[test]
     fn what_is_malformed_or_ambiguous_is_refused_wherever_it_is_cut() {
-        let malformed = MALFORMED.map(|input| (input, Refusal::BadRequest("")));
+        let malformed = MALFORMED.map(|input| (input, HttpError::BadRequest("")));
         for (input, expected) in malformed.into_iter().chain(REFUSED) {
             for size in [input.len(), 1, 7] {
                 let refusal = match read_in_pieces(input.chunks(size)).unwrap_err() {
-                    Refusal::BadRequest(_) => Refusal::BadRequest(""),
+                    HttpError::BadRequest(_) => HttpError::BadRequest(""),
                     other => other,
                 };
                 assert_eq!(refusal, expected, "{}", input.escape_ascii());
@@ -356,13 +363,13 @@ mod tests {
             whole
         };
         assert_eq!(head(4095, 1, 0), Ok(true));
-        assert_eq!(head(4096, 1, 0), Err(Refusal::TargetTooLong));
-        assert_eq!(head(90_000, 1, 0), Err(Refusal::TargetTooLong));
+        assert_eq!(head(4096, 1, 0), Err(HttpError::TargetTooLong));
+        assert_eq!(head(90_000, 1, 0), Err(HttpError::TargetTooLong));
         assert_eq!(head(0, 8192 - 26, 0), Ok(true));
-        assert_eq!(head(0, 8193 - 26, 0), Err(Refusal::HeadTooLarge));
-        assert_eq!(head(0, 90_000, 0), Err(Refusal::HeadTooLarge));
+        assert_eq!(head(0, 8193 - 26, 0), Err(HttpError::HeadTooLarge));
+        assert_eq!(head(0, 90_000, 0), Err(HttpError::HeadTooLarge));
         assert_eq!(head(0, 1, 63), Ok(true));
-        assert_eq!(head(0, 1, 64), Err(Refusal::HeadTooLarge));
+        assert_eq!(head(0, 1, 64), Err(HttpError::HeadTooLarge));
     }
     #[test]
     fn dates_are_those_of_the_calendar() {

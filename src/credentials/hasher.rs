@@ -1,7 +1,7 @@
 //! What is made to cost time, on threads of its own, at low priority, behind a short queue: bcrypt, and the estimate of
 //! how easily a password is guessed. A login flood must not slow anything else.
 //!
-//! Holds no database connection and knows no user. A place in the queue is taken before an attempt is counted, so that
+//! Holds no database connection and knows no user. A permit to hash is taken before an attempt is counted, so that
 //! "busy" costs nobody an attempt.
 //! Source: OWASP ASVS 5.0 V2.4 (anti-automation), V11.4.2 (password hashing).
 
@@ -76,11 +76,11 @@ impl Hasher {
         Ok(Hasher { shared, cost, threads })
     }
 
-    /// A place in the queue for this address; given back when it is dropped.
+    /// A permit to hash for this address; given back when it is dropped.
     ///
     /// # Errors
     /// [`Problem::HashingBusy`] where the wait would pass two seconds, or this address has half of the places.
-    pub fn place(&self, address: IpAddr) -> Result<Place<'_>, ApiError> {
+    pub fn permit(&self, address: IpAddr) -> Result<Permit<'_>, ApiError> {
         let hash_micros = self.shared.hash_micros.load(Ordering::Relaxed).max(1);
         let in_time = MAX_WAIT.as_micros() as u64 / hash_micros * self.threads as u64;
         let fewest = self.threads.max(2);
@@ -95,7 +95,7 @@ impl Hasher {
             return Err(Problem::HashingBusy.retry_after(MAX_WAIT.as_secs()));
         }
         *mine += 1;
-        Ok(Place { hasher: self, address })
+        Ok(Permit { hasher: self, address })
     }
 
     /// A bcrypt string of the configured cost that no password matches, checked in place of a hash that is not there,
@@ -105,13 +105,13 @@ impl Hasher {
     }
 }
 
-/// A place in the queue.
-pub struct Place<'a> {
+/// A permit to hash.
+pub struct Permit<'a> {
     hasher: &'a Hasher,
     address: IpAddr,
 }
 
-impl Place<'_> {
+impl Permit<'_> {
     /// Why the password is easy to guess, by [`Password::weakness`], whose cost a hostile client can choose.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Place<'_> {
         let cost = self.hasher.cost;
         let shared = self.hasher.shared.clone();
         self.run(move || shared.timed(|| bcrypt::hash(password.expose(), cost)), is_gone)?
-            .map_err(|error| Problem::Internal.because(error.to_string()))
+            .map_err(|error| Problem::Internal.with_cause(error.to_string()))
     }
 
     /// Whether the password belongs to the hash; against [`Hasher::dummy`] where there is no hash, with the same work.
@@ -160,7 +160,7 @@ impl Place<'_> {
             };
             Ok::<_, bcrypt::BcryptError>(Verified { matches, rehashed })
         };
-        self.run(check, is_gone)?.map_err(|error| Problem::Internal.because(error.to_string()))
+        self.run(check, is_gone)?.map_err(|error| Problem::Internal.with_cause(error.to_string()))
     }
 
     fn run<T: Send + 'static>(
@@ -190,7 +190,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut queue = self.hasher.shared.lock();
         if let Some(mine) = queue.places.get_mut(&self.address) {
@@ -263,28 +263,28 @@ mod tests {
     fn the_dummy_costs_a_whole_hash_and_never_matches() {
         let hasher = Hasher::start(4).unwrap();
         assert!(matches!(bcrypt::verify("x", &hasher.dummy()), Ok(false)));
-        let place = hasher.place([127, 0, 0, 1].into()).unwrap();
-        assert!(!place.verify(password("x"), None, &|| false).unwrap().matches);
+        let permit = hasher.permit([127, 0, 0, 1].into()).unwrap();
+        assert!(!permit.verify(password("x"), None, &|| false).unwrap().matches);
     }
 
     #[test]
     fn a_hash_of_another_cost_is_renewed_only_for_the_right_password() {
         let hasher = Hasher::start(4).unwrap();
         let stored = bcrypt::hash("right", 5).unwrap();
-        let place = hasher.place([127, 0, 0, 1].into()).unwrap();
-        let right = place.verify(password("right"), Some(stored.clone()), &|| false).unwrap();
+        let permit = hasher.permit([127, 0, 0, 1].into()).unwrap();
+        let right = permit.verify(password("right"), Some(stored.clone()), &|| false).unwrap();
         assert!(right.matches && right.rehashed.is_some_and(|h| h.starts_with("$2b$04$")));
-        let wrong = place.verify(password("wrong"), Some(stored), &|| false).unwrap();
+        let wrong = permit.verify(password("wrong"), Some(stored), &|| false).unwrap();
         assert!(!wrong.matches && wrong.rehashed.is_none());
     }
 
     #[test]
     fn one_address_gets_at_most_half_of_the_places_and_dropping_gives_them_back() {
         let hasher = Hasher::start(4).unwrap();
-        let places: Vec<_> = (0..100).map_while(|_| hasher.place([10, 0, 0, 1].into()).ok()).collect();
+        let places: Vec<_> = (0..100).map_while(|_| hasher.permit([10, 0, 0, 1].into()).ok()).collect();
         assert_eq!(places.len(), 32);
-        assert!(hasher.place([10, 0, 0, 2].into()).is_ok());
+        assert!(hasher.permit([10, 0, 0, 2].into()).is_ok());
         drop(places);
-        assert!(hasher.place([10, 0, 0, 1].into()).is_ok());
+        assert!(hasher.permit([10, 0, 0, 1].into()).is_ok());
     }
 }

@@ -3,6 +3,8 @@
 //! A password is never trimmed, cut or normalised, and its Debug prints nothing.
 //! Source: HTML Living Standard, "valid e-mail address"; NIST SP 800-63B-4 section 3.1.1; ASVS 5.0 V6.2.
 
+pub mod hasher;
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -2,7 +2,7 @@
 //! chain and name, and a host that is not this machine gets TLS, whatever the string leaves out. What cannot be kept is
 //! refused by its name; no message repeats a value, since a slip may make a piece of the password look like one.
 //!
-//! Source: PostgreSQL documentation, "Connection Strings" and "Parameter Key Words" of libpq; OWASP ASVS 5.0 V12.3.
+//! Source: PostgreSQL documentation, "Connection Strings" and "Parameter Key ProblemSpec" of libpq; OWASP ASVS 5.0 V12.3.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
 
 /// Where the database is and how to speak to it. It has no Debug: it holds the password.
 #[derive(Clone)]
-pub struct Database {
+pub struct DatabaseConfig {
     /// What the driver connects by.
     pub driver: postgres::Config,
     /// Trusts the authorities of `sslrootcert`, by default Mozilla's list.
@@ -55,12 +55,12 @@ pub struct Database {
     pub pool_size: u32,
 }
 
-impl Database {
+impl DatabaseConfig {
     /// The database that the string names.
     ///
     /// # Errors
     /// The rule that the string breaks, without any value of it.
-    pub fn parse(text: &str, pool_size: u32) -> Result<Database, String> {
+    pub fn parse(text: &str, pool_size: u32) -> Result<DatabaseConfig, String> {
         let mut parameters = match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
             Some(rest) => url_parameters(rest)?,
             None => key_value_parameters(text)?,
@@ -75,7 +75,7 @@ impl Database {
         for (name, value) in &parameters {
             refuse_unless_without_effect(name, value)?;
         }
-        Ok(Database { tls: tls(roots, driver.get_ssl_negotiation())?, driver, pool_size })
+        Ok(DatabaseConfig { tls: tls(roots, driver.get_ssl_negotiation())?, driver, pool_size })
     }
 
     /// Whether connections are encrypted, and the server's name and certificate verified.

@@ -13,8 +13,8 @@ use postgres::error::SqlState;
 use r2d2::{HandleError, Pool, PooledConnection};
 use scheduled_thread_pool::ScheduledThreadPool;
 
-use super::connection::{Failure, Health, Manager, NoConnection, Parameter};
-use crate::database::Database;
+use super::connection::{DatabaseError, Health, Manager, NoConnection, Parameter};
+use crate::config::DatabaseConfig;
 use crate::error::{ApiError, Problem, chain};
 use crate::logging::quoted;
 
@@ -36,15 +36,15 @@ const RETRY_AFTER_SECONDS: u64 = 2;
 /// The same connect failure is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The tables, behind a pool of connections. Each method asks the database.
-pub struct Store {
+/// The connections, at most as many as configured.
+pub struct DatabasePool {
     pool: Pool<Manager>,
     health: Arc<Health>,
 }
 
-impl Store {
-    /// A store that connects when it is first asked.
-    pub fn new(database: &Database) -> Store {
+impl DatabasePool {
+    /// A pool that connects when it is first asked.
+    pub fn new(database: &DatabaseConfig) -> DatabasePool {
         let manager = Manager::new(database);
         let health = manager.health();
         let pool = Pool::builder()
@@ -59,7 +59,7 @@ impl Store {
             .thread_pool(Arc::new(ScheduledThreadPool::new(database.pool_size as usize)))
             .error_handler(Box::new(LogConnectFailure::default()))
             .build_unchecked(manager);
-        Store { pool, health }
+        DatabasePool { pool, health }
     }
 
     /// Whether the database answers; waits at most two seconds.
@@ -74,32 +74,37 @@ impl Store {
 
     /// The rows of a statement whose second run gives the same answer, in one round trip. It is run again, at most
     /// twice, where its connection is found dead.
-    pub(super) fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
+    pub fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
         self.run(sql, parameters, MAX_REPETITIONS)
     }
 
-    /// As [`Store::repeatable`], for a statement of which at most one row comes.
-    pub(super) fn repeatable_row(
+    /// As [`DatabasePool::repeatable`], for a statement of which at most one row comes.
+    pub fn repeatable_row(
         &self,
         sql: &'static str,
         parameters: &[Parameter<'_>],
-    ) -> Result<Option<Row>, Failure> {
+    ) -> Result<Option<Row>, DatabaseError> {
         Ok(self.repeatable(sql, parameters)?.pop())
     }
 
     /// The row, if one comes, of a statement whose second run could give another answer; in one round trip. Where its
     /// connection dies after it was sent, nobody knows whether it ran: the client is told so.
-    pub(super) fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, Failure> {
+    pub fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, DatabaseError> {
         Ok(self.run(sql, parameters, 0)?.pop())
     }
 
-    fn run(&self, sql: &'static str, parameters: &[Parameter<'_>], repetitions: u32) -> Result<Vec<Row>, Failure> {
+    fn run(
+        &self,
+        sql: &'static str,
+        parameters: &[Parameter<'_>],
+        repetitions: u32,
+    ) -> Result<Vec<Row>, DatabaseError> {
         let deadline = Instant::now() + STATEMENT_LIMIT;
         let mut repetitions_left = repetitions;
         loop {
             let outcome = self.connection(deadline)?.run(sql, parameters, time_left(deadline).min(ANSWER_LIMIT));
             match outcome {
-                Err(Failure::Dead(error)) if repetitions_left > 0 => {
+                Err(DatabaseError::Dead(error)) if repetitions_left > 0 => {
                     debug!("event=database outcome=repeated reason={}", quoted(&chain(&error)));
                     repetitions_left -= 1;
                 }
@@ -108,14 +113,14 @@ impl Store {
         }
     }
 
-    fn connection(&self, deadline: Instant) -> Result<PooledConnection<Manager>, Failure> {
+    fn connection(&self, deadline: Instant) -> Result<PooledConnection<Manager>, DatabaseError> {
         // With no connection there and none to come, waiting would only hold the request's thread.
         let is_hopeless = self.health.is_exhausted() && self.pool.state().connections == 0;
         let limit = if is_hopeless { Duration::ZERO } else { time_left(deadline).min(CHECKOUT_LIMIT) };
         self.health.waiting.fetch_add(1, Ordering::Relaxed);
         let connection = self.pool.get_timeout(limit);
         self.health.waiting.fetch_sub(1, Ordering::Relaxed);
-        connection.map_err(|error| Failure::Unavailable(chain(&error)))
+        connection.map_err(|error| DatabaseError::Unavailable(chain(&error)))
     }
 }
 
@@ -123,10 +128,10 @@ fn time_left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
-impl Failure {
+impl DatabaseError {
     /// Whether the statement failed because of this named constraint.
-    pub(super) fn violates(&self, constraint: &str) -> bool {
-        matches!(self, Failure::Refused(error) if violates(error, constraint))
+    pub fn violates(&self, constraint: &str) -> bool {
+        matches!(self, DatabaseError::Refused(error) if violates(error, constraint))
     }
 }
 
@@ -135,20 +140,20 @@ fn violates(error: &postgres::Error, constraint: &str) -> bool {
 }
 
 /// What a database failure means to the client: come back later, or a defect of ours.
-impl From<Failure> for ApiError {
-    fn from(failure: Failure) -> ApiError {
+impl From<DatabaseError> for ApiError {
+    fn from(failure: DatabaseError) -> ApiError {
         match failure {
             // The user was deleted while the statement ran: no session of theirs lives any more.
-            Failure::Refused(error)
+            DatabaseError::Refused(error)
                 if violates(&error, "tasks_user_id_fkey") || violates(&error, "sessions_user_id_fkey") =>
             {
-                Problem::InvalidToken.because("user_deleted")
+                Problem::InvalidToken.with_cause("user_deleted")
             }
-            Failure::Refused(error) if !error.code().is_some_and(is_passing) => {
-                Problem::Internal.because(chain(&error))
+            DatabaseError::Refused(error) if !error.code().is_some_and(is_passing) => {
+                Problem::Internal.with_cause(chain(&error))
             }
-            Failure::Refused(error) | Failure::Dead(error) => unavailable(chain(&error)),
-            Failure::Unavailable(cause) => unavailable(cause),
+            DatabaseError::Refused(error) | DatabaseError::Dead(error) => unavailable(chain(&error)),
+            DatabaseError::Unavailable(cause) => unavailable(cause),
         }
     }
 }

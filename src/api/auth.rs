@@ -1,6 +1,6 @@
 //! Accounts and sessions: register, log in, refresh, log out, change the password, delete the account.
 //!
-//! Each handler reads, validates, decides, stores and replies, in this order; and each hash follows this one: a place in
+//! Each handler reads, validates, decides, stores and replies, in this order; and each hash follows this one: a permit in
 //! the queue, then the count, then the hash, then one statement that acts only if nothing has changed meanwhile.
 //! Source: OWASP ASVS 5.0 V6 (authentication), V7 (sessions).
 
@@ -8,12 +8,12 @@ use log::info;
 use rouille::Response;
 use uuid::Uuid;
 
-use crate::config::{AccountPolicy, PasswordPolicy};
+use super::{Caller, LocalUser, Services};
+use crate::credentials::hasher::Permit;
 use crate::credentials::{Email, Password};
 use crate::error::{ApiError, Problem};
-use crate::hasher::{Hasher, Place};
-use crate::http::{Body, Call, Client, json, no_content, without_nul};
-use crate::store::{Account, LoginAttempt, NewUser, Opening, Reservation, Rotation, Store};
+use crate::http::{Body, ClientInfo, RequestContext, json, no_content, without_nul};
+use crate::store::{Account, LoginAttempt, NewSession, NewUser, Reservation, Rotation, session_over};
 use crate::token::{Keys, Principal, RefreshClaim};
 
 /// A session ends after this time without a refresh; `session_lives` in SQL holds the rule itself.
@@ -29,68 +29,54 @@ struct Tokens<'a> {
     refresh_expires_in: i64,
 }
 
-/// What a handler that checks passwords may touch.
-pub struct Desk<'a> {
-    /// The tables.
-    pub store: &'a Store,
-    /// The hash threads.
-    pub hasher: &'a Hasher,
-    /// The keys.
-    pub keys: &'a Keys,
-    /// The rules for accounts.
-    pub policy: &'a AccountPolicy,
-    /// The rules for passwords.
-    pub passwords: PasswordPolicy,
-}
-
 /// `POST /auth/register` → 201 user.
-pub fn register(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
-    if !desk.policy.registration_is_open {
+pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    if !services.accounts.registration_is_open {
         return Err(Problem::RegistrationClosed.into());
     }
-    let mut body = Body::read(call.request)?;
+    let mut body = Body::read(context.request)?;
     let email = body.text("email", |text| Email::parse(&text));
-    let password = body.text("password", |text| Password::chosen(text, desk.passwords.min_length));
+    let password = body.text("password", |text| Password::chosen(text, services.passwords.min_length));
     let (email, password) = body.done(email.zip(password))?;
 
-    let place = desk.hasher.place(call.client.network())?;
-    refuse_weak(&place, "password", &password, email.as_str(), &call.client)?;
-    let address = call.client.network().to_string();
-    let seconds = desk.store.reserve_registration(Uuid::now_v7(), &address, desk.policy.address_limit)?;
+    let permit = services.hasher.permit(context.client.network())?;
+    refuse_weak(&permit, "password", &password, email.as_str(), &context.client)?;
+    let address = context.client.network().to_string();
+    let seconds = services.store.reserve_registration(Uuid::now_v7(), &address, services.accounts.address_limit)?;
     if seconds > 0 {
-        return Err(throttled("register", seconds, &call.client));
+        return Err(throttled("register", seconds, &context.client));
     }
-    let password_hash = place.hash(password, &|| call.client.is_gone())?;
+    let password_hash = permit.hash(password, &|| context.client.is_gone())?;
 
     let id = Uuid::now_v7().to_string();
     let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
-    let user = desk.store.create_user(&new).inspect_err(|error| {
+    let user = services.store.create_user(&new).inspect_err(|error| {
         if error.problem == Problem::EmailTaken {
-            refused("register", "email_taken", &desk.who(None, email.as_str()), &call.client);
+            refused("register", "email_taken", &services.who(None, email.as_str()), &context.client);
         }
     })?;
-    info!("event=register outcome=ok user={id} {}", traced(&call.client));
+    info!("event=register outcome=ok user={id} {}", traced(&context.client));
     Ok(json(201, &user)?.with_additional_header("Location", "/auth/me"))
 }
 
 /// `POST /auth/login` → 200 tokens. Unknown e-mail, wrong password, deactivated account and what is no e-mail at all
 /// are one answer, one cost and one count.
-pub fn login(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(call.request)?;
+pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let mut body = Body::read(context.request)?;
     let typed = body.text("email", Ok::<_, &str>);
     let password = body.text("password", Password::presented);
     let (typed, password) = body.done(typed.zip(password))?;
 
-    let place = desk.hasher.place(call.client.network())?;
+    let permit = services.hasher.permit(context.client.network())?;
     let attempt = Uuid::now_v7();
-    let account = desk.reserve("login", attempt, &typed, &call.client)?;
-    let who = desk.who(account.as_ref(), &typed);
+    let account = services.reserve("login", attempt, &typed, &context.client)?;
+    let who = services.who(account.as_ref(), &typed);
     let refuse = |reason| {
-        refused("login", reason, &who, &call.client);
+        refused("login", reason, &who, &context.client);
         ApiError::from(Problem::WrongCredentials)
     };
     let stored = account.as_ref().map(|account| account.password_hash.clone());
-    let verified = place.verify(password, stored, &|| call.client.is_gone())?;
+    let verified = permit.verify(password, stored, &|| context.client.is_gone())?;
     let account = account.ok_or_else(|| refuse("unknown_email"))?;
     if !verified.matches {
         return Err(refuse("wrong_password"));
@@ -100,38 +86,38 @@ pub fn login(desk: &Desk<'_>, call: &Call<'_>) -> Result<Response, ApiError> {
     }
 
     let session = Uuid::now_v7();
-    let opened = desk.store.open_session(&Opening {
+    let opened = services.store.open_session(&NewSession {
         session,
         user: &account.id,
         verified_hash: &account.password_hash,
         verified_epoch: account.session_epoch,
         rehashed: verified.rehashed.as_deref(),
         attempt,
-        address: &call.client.network().to_string(),
+        address: &context.client.network().to_string(),
     })?;
     if !opened {
         return Err(refuse("changed_meanwhile"));
     }
-    info!("event=login outcome=ok user={} session={session} {}", account.id, traced(&call.client));
-    tokens(desk.keys, &account.id, RefreshClaim { session, counter: 0 }, SESSION_IDLE_SECONDS)
+    info!("event=login outcome=ok user={} session={session} {}", account.id, traced(&context.client));
+    tokens(&services.keys, &account.id, RefreshClaim { session, counter: 0 }, SESSION_IDLE_SECONDS)
 }
 
 /// `POST /auth/refresh` → 200 tokens.
-pub fn refresh(store: &Store, keys: &Keys, call: &Call<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(call.request)?;
+pub fn refresh(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let mut body = Body::read(context.request)?;
     let token = body.text("refresh_token", without_nul);
     let token = body.done(token)?;
     let refuse = |reason, who: &str| {
-        refused("refresh", reason, who, &call.client);
+        refused("refresh", reason, who, &context.client);
         ApiError::from(Problem::InvalidRefreshToken)
     };
-    let claim = keys.verify_refresh(&token).ok_or_else(|| refuse("bad_mac", "session=-"))?;
+    let claim = services.keys.verify_refresh(&token).ok_or_else(|| refuse("bad_mac", "session=-"))?;
     let session = format!("session={}", claim.session);
 
-    match store.rotate(claim)? {
+    match services.store.rotate(claim)? {
         Rotation::Rotated { user, counter, expires_in_seconds } => {
-            info!("event=refresh outcome=ok user={user} {session} {}", traced(&call.client));
-            tokens(keys, &user, RefreshClaim { session: claim.session, counter }, expires_in_seconds)
+            info!("event=refresh outcome=ok user={user} {session} {}", traced(&context.client));
+            tokens(&services.keys, &user, RefreshClaim { session: claim.session, counter }, expires_in_seconds)
         }
         Rotation::Reused { user } => Err(refuse("reuse", &format!("user={user} {session}"))),
         Rotation::Over => Err(refuse("session_over", &session)),
@@ -139,70 +125,74 @@ pub fn refresh(store: &Store, keys: &Keys, call: &Call<'_>) -> Result<Response, 
 }
 
 /// `POST /auth/logout` → 204: the caller's session is over.
-pub fn logout(store: &Store, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
-    if !store.end_session(caller)? {
+pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    if !services.store.end_session(user.principal())? {
         return Err(session_over());
     }
-    done("logout", caller, client)
+    done("logout", user.principal(), &context.client)
 }
 
 /// `POST /auth/logout-all` → 204: all sessions of the caller are over.
-pub fn logout_all(store: &Store, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
-    if !store.end_all_sessions(caller)? {
+pub fn logout_all(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    if !services.store.end_all_sessions(user.principal())? {
         return Err(session_over());
     }
-    done("logout_all", caller, client)
+    done("logout_all", user.principal(), &context.client)
 }
 
 /// `GET /auth/me` → 200 user.
-pub fn me(store: &Store, caller: &Principal) -> Result<Response, ApiError> {
-    let user = store.caller(caller)?.ok_or_else(session_over)?;
+pub fn me(services: &Services, caller: &Caller, _: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let user = services.store.caller(caller.principal())?.ok_or_else(session_over)?;
     json(200, &user)
 }
 
 /// `PUT /auth/password` → 204: the new password holds, every other session is over.
-pub fn change_password(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(call.request)?;
+pub fn change_password(
+    services: &Services,
+    user: &LocalUser,
+    context: &RequestContext<'_>,
+) -> Result<Response, ApiError> {
+    let mut body = Body::read(context.request)?;
     let current = body.text("current_password", Password::presented);
-    let new = body.text("new_password", |text| Password::chosen(text, desk.passwords.min_length));
+    let new = body.text("new_password", |text| Password::chosen(text, services.passwords.min_length));
     let (current, new) = body.done(current.zip(new))?;
 
-    let place = desk.hasher.place(call.client.network())?;
-    let email = desk.caller_email(caller)?;
-    refuse_weak(&place, "new_password", &new, &email, &call.client)?;
-    let (attempt, epoch) = desk.check_again("password_change", &place, current, &email, &call.client)?;
-    let new_hash = place.hash(new, &|| call.client.is_gone())?;
+    let permit = services.hasher.permit(context.client.network())?;
+    let email = services.caller_email(user.principal())?;
+    refuse_weak(&permit, "new_password", &new, &email, &context.client)?;
+    let (attempt, epoch) = services.check_again("password_change", &permit, current, &email, &context.client)?;
+    let new_hash = permit.hash(new, &|| context.client.is_gone())?;
 
-    if !desk.store.change_password(caller, epoch, &new_hash, attempt)? {
-        return Err(desk.why_nothing_happened(caller));
+    if !services.store.change_password(user.principal(), epoch, &new_hash, attempt)? {
+        return Err(services.why_nothing_happened(user.principal()));
     }
-    done("password_change", caller, &call.client)
+    done("password_change", user.principal(), &context.client)
 }
 
 /// `POST /auth/delete` → 204: the caller, the tasks and the sessions are gone.
-pub fn delete(desk: &Desk<'_>, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(call.request)?;
+pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let mut body = Body::read(context.request)?;
     let password = body.text("password", Password::presented);
     let password = body.done(password)?;
 
-    let place = desk.hasher.place(call.client.network())?;
-    let email = desk.caller_email(caller)?;
-    let (attempt, epoch) = desk.check_again("deletion", &place, password, &email, &call.client)?;
+    let permit = services.hasher.permit(context.client.network())?;
+    let email = services.caller_email(user.principal())?;
+    let (attempt, epoch) = services.check_again("deletion", &permit, password, &email, &context.client)?;
 
-    if !desk.store.delete_caller(caller, epoch, attempt)? {
-        return Err(desk.why_nothing_happened(caller));
+    if !services.store.delete_caller(user.principal(), epoch, attempt)? {
+        return Err(services.why_nothing_happened(user.principal()));
     }
-    done("deletion", caller, &call.client)
+    done("deletion", user.principal(), &context.client)
 }
 
-impl Desk<'_> {
+impl Services {
     /// Counts an attempt for what was typed as an e-mail; the account, if there is one.
     fn reserve(
         &self,
         name: &str,
         attempt: Uuid,
         typed: &str,
-        client: &Client<'_>,
+        client: &ClientInfo<'_>,
     ) -> Result<Option<Account>, ApiError> {
         let email = Email::parse(typed).ok();
         let reservation = self.store.reserve_login(&LoginAttempt {
@@ -210,8 +200,8 @@ impl Desk<'_> {
             email: email.as_ref().map(Email::as_str),
             email_digest: &self.keys.email_digest(typed),
             address: &client.network().to_string(),
-            pair_limit: self.policy.login_failure_limit,
-            address_limit: self.policy.address_limit,
+            pair_limit: self.accounts.login_failure_limit,
+            address_limit: self.accounts.address_limit,
         })?;
         match reservation {
             Reservation::Counted(account) => Ok(account),
@@ -243,15 +233,15 @@ impl Desk<'_> {
     fn check_again(
         &self,
         name: &str,
-        place: &Place<'_>,
+        permit: &Permit<'_>,
         password: Password,
         email: &str,
-        client: &Client<'_>,
+        client: &ClientInfo<'_>,
     ) -> Result<(Uuid, i32), ApiError> {
         let attempt = Uuid::now_v7();
         let account = self.reserve(name, attempt, email, client)?;
-        let account = account.ok_or_else(|| Problem::InvalidToken.because("user_deleted"))?;
-        let verified = place.verify(password, Some(account.password_hash.clone()), &|| client.is_gone())?;
+        let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
+        let verified = permit.verify(password, Some(account.password_hash.clone()), &|| client.is_gone())?;
         if !verified.matches {
             refused(name, "wrong_password", &self.who(Some(&account), email), client);
             return Err(Problem::WrongPassword.into());
@@ -262,13 +252,13 @@ impl Desk<'_> {
 
 /// The last rule for a password: its cost is the client's to choose, so that it waits in the queue like a hash.
 fn refuse_weak(
-    place: &Place<'_>,
+    permit: &Permit<'_>,
     field: &str,
     password: &Password,
     email: &str,
-    client: &Client<'_>,
+    client: &ClientInfo<'_>,
 ) -> Result<(), ApiError> {
-    match place.weakness(password, email, &|| client.is_gone())? {
+    match permit.weakness(password, email, &|| client.is_gone())? {
         Some(weakness) => Err(ApiError::field(field, weakness)),
         None => Ok(()),
     }
@@ -276,7 +266,7 @@ fn refuse_weak(
 
 fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) -> Result<Response, ApiError> {
     let access =
-        keys.issue_access(user, claim.session).map_err(|error| Problem::Internal.because(error.to_string()))?;
+        keys.issue_access(user, claim.session).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
     let refresh = keys.issue_refresh(claim);
     let reply = Tokens {
         access_token: access.expose(),
@@ -288,24 +278,20 @@ fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) ->
     json(200, &reply)
 }
 
-fn session_over() -> ApiError {
-    Problem::InvalidToken.because("session_over")
-}
-
-fn done(name: &str, caller: &Principal, client: &Client<'_>) -> Result<Response, ApiError> {
+fn done(name: &str, caller: &Principal, client: &ClientInfo<'_>) -> Result<Response, ApiError> {
     info!("event={name} outcome=ok user={} {}", caller.subject(), traced(client));
     Ok(no_content())
 }
 
-fn throttled(name: &str, seconds: u64, client: &Client<'_>) -> ApiError {
+fn throttled(name: &str, seconds: u64, client: &ClientInfo<'_>) -> ApiError {
     info!("event={name} outcome=throttled retry_after={seconds} {}", traced(client));
     Problem::TooManyAttempts.retry_after(seconds)
 }
 
-fn refused(name: &str, reason: &str, who: &str, client: &Client<'_>) {
+fn refused(name: &str, reason: &str, who: &str, client: &ClientInfo<'_>) {
     info!("event={name} outcome=refused reason={reason} {who} {}", traced(client));
 }
 
-fn traced(client: &Client<'_>) -> String {
+fn traced(client: &ClientInfo<'_>) -> String {
     format!("address={} request_id={}", client.address, client.request_id)
 }

@@ -3,6 +3,8 @@
 //! Source: OWASP ASVS 5.0 V13.1 (configuration), V13.3 (secrets).
 
 mod better_auth;
+mod connection_string;
+mod origins;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,10 +12,9 @@ use std::str::FromStr;
 
 use log::LevelFilter;
 
-use crate::database::Database;
-
-use crate::cors::Cors;
 pub use better_auth::BetterAuth;
+pub use connection_string::DatabaseConfig;
+pub use origins::Origins;
 
 const SECRET_MIN_BYTES: usize = 32;
 const SECRET_MIN_DIFFERENT_BYTES: usize = 10;
@@ -48,12 +49,12 @@ const PLACEHOLDERS: &[&str] = &[
 
 /// A variable that stops the start. Its Display is one line: the name and the rule, never the value.
 #[derive(Debug)]
-pub struct Refused {
+pub struct ConfigError {
     variable: &'static str,
     rule: String,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.variable, self.rule)
     }
@@ -145,9 +146,9 @@ pub struct Config {
     /// Proxies in front that append to `X-Forwarded-For`.
     pub trusted_proxies: usize,
     /// Other origins whose pages may read the answers.
-    pub cors: Cors,
+    pub cors_origins: Origins,
     /// The database.
-    pub database: Database,
+    pub database: DatabaseConfig,
     /// Signs and verifies.
     pub secret: Secret,
     /// Only verifies.
@@ -169,11 +170,11 @@ impl Config {
     ///
     /// # Errors
     /// The first variable that is missing or malformed.
-    pub fn from_environment() -> Result<Config, Refused> {
+    pub fn from_environment() -> Result<Config, ConfigError> {
         let secret: Secret = required("JWT_SECRET")?;
         let previous_secret: Option<Secret> = optional("JWT_SECRET_PREVIOUS")?;
         if previous_secret.as_ref() == Some(&secret) {
-            return Err(refused("JWT_SECRET_PREVIOUS", "must differ from JWT_SECRET"));
+            return Err(config_error("JWT_SECRET_PREVIOUS", "must differ from JWT_SECRET"));
         }
         let ours: Vec<&Secret> = [Some(&secret), previous_secret.as_ref()].into_iter().flatten().collect();
         let better_auth = BetterAuth::from_environment(&ours)?;
@@ -182,7 +183,7 @@ impl Config {
             listen: optional("LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             max_connections: number("MAX_CONNECTIONS", 512, 1..=100_000)?,
             trusted_proxies: number("TRUSTED_PROXIES", 0, 0..=16)?,
-            cors: optional("CORS_ORIGINS")?.unwrap_or_default(),
+            cors_origins: optional("CORS_ORIGINS")?.unwrap_or_default(),
             database: database_from_environment()?,
             secret,
             previous_secret,
@@ -201,7 +202,7 @@ impl Config {
             is_test,
         };
         if is_test && !(config.listen.ip().is_loopback() && config.database.is_this_machine()) {
-            return Err(refused("LATCHKEY_ENV", "may be test only on loopback with a database on this machine"));
+            return Err(config_error("LATCHKEY_ENV", "may be test only on loopback with a database on this machine"));
         }
         Ok(config)
     }
@@ -211,7 +212,7 @@ impl Config {
 ///
 /// # Errors
 /// `DATABASE_URL` is missing or cannot be used, or `POOL_SIZE` is malformed.
-pub fn database_from_environment() -> Result<Database, Refused> {
+pub fn database_from_environment() -> Result<DatabaseConfig, ConfigError> {
     database("DATABASE_URL", &required::<String>("DATABASE_URL")?)
 }
 
@@ -220,7 +221,7 @@ pub fn database_from_environment() -> Result<Database, Refused> {
 ///
 /// # Errors
 /// As [`database_from_environment`].
-pub fn migration_database_from_environment() -> Result<(Database, Option<String>), Refused> {
+pub fn migration_database_from_environment() -> Result<(DatabaseConfig, Option<String>), ConfigError> {
     let Some(url) = optional::<String>("MIGRATE_DATABASE_URL")? else {
         return Ok((database_from_environment()?, None));
     };
@@ -233,7 +234,7 @@ pub fn migration_database_from_environment() -> Result<(Database, Option<String>
 ///
 /// # Errors
 /// `PASSWORD_MIN_LENGTH`, `BCRYPT_COST` or `LATCHKEY_ENV` is malformed.
-pub fn password_policy_from_environment() -> Result<PasswordPolicy, Refused> {
+pub fn password_policy_from_environment() -> Result<PasswordPolicy, ConfigError> {
     let costs = if is_test()? { 4..=15 } else { 10..=15 };
     Ok(PasswordPolicy {
         min_length: number("PASSWORD_MIN_LENGTH", 8, 8..=64)?,
@@ -245,7 +246,7 @@ pub fn password_policy_from_environment() -> Result<PasswordPolicy, Refused> {
 ///
 /// # Errors
 /// A level that is none.
-pub fn log_filters() -> Result<String, Refused> {
+pub fn log_filters() -> Result<String, ConfigError> {
     let filters = text("RUST_LOG", "info")?;
     let is_filter = |part: &str| {
         let (module, level) = part.split_once('=').unwrap_or(("latchkey", part));
@@ -255,64 +256,67 @@ pub fn log_filters() -> Result<String, Refused> {
     if filters.split(',').all(is_filter) {
         return Ok(filters);
     }
-    Err(refused("RUST_LOG", "must be a level (off, error, warn, info, debug, trace) or module=level, between commas"))
+    Err(config_error(
+        "RUST_LOG",
+        "must be a level (off, error, warn, info, debug, trace) or module=level, between commas",
+    ))
 }
 
-fn database(variable: &'static str, text: &str) -> Result<Database, Refused> {
+fn database(variable: &'static str, text: &str) -> Result<DatabaseConfig, ConfigError> {
     let pool_size = number("POOL_SIZE", 10, 1..=1000)?;
-    Database::parse(text, pool_size).map_err(|rule| refused(variable, rule))
+    DatabaseConfig::parse(text, pool_size).map_err(|rule| config_error(variable, rule))
 }
 
-fn is_test() -> Result<bool, Refused> {
+fn is_test() -> Result<bool, ConfigError> {
     match optional::<String>("LATCHKEY_ENV")?.as_deref() {
         None => Ok(false),
         Some("test") => Ok(true),
-        Some(_) => Err(refused("LATCHKEY_ENV", "may only be test")),
+        Some(_) => Err(config_error("LATCHKEY_ENV", "may only be test")),
     }
 }
 
-fn registration_is_open() -> Result<bool, Refused> {
+fn registration_is_open() -> Result<bool, ConfigError> {
     match text("REGISTRATION", "open")?.as_str() {
         "open" => Ok(true),
         "closed" => Ok(false),
-        _ => Err(refused("REGISTRATION", "must be open or closed")),
+        _ => Err(config_error("REGISTRATION", "must be open or closed")),
     }
 }
 
-fn refused(variable: &'static str, rule: impl Into<String>) -> Refused {
-    Refused { variable, rule: rule.into() }
+fn config_error(variable: &'static str, rule: impl Into<String>) -> ConfigError {
+    ConfigError { variable, rule: rule.into() }
 }
 
 /// The variable, if it is set. Set and empty is a mistake, not an absence.
-fn read(variable: &'static str) -> Result<Option<String>, Refused> {
+fn read(variable: &'static str) -> Result<Option<String>, ConfigError> {
     match std::env::var(variable) {
-        Ok(value) if value.is_empty() => Err(refused(variable, "is set but empty")),
+        Ok(value) if value.is_empty() => Err(config_error(variable, "is set but empty")),
         Ok(value) => Ok(Some(value)),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => Err(refused(variable, "is not UTF-8")),
+        Err(std::env::VarError::NotUnicode(_)) => Err(config_error(variable, "is not UTF-8")),
     }
 }
 
-fn optional<T: FromStr>(variable: &'static str) -> Result<Option<T>, Refused>
+fn optional<T: FromStr>(variable: &'static str) -> Result<Option<T>, ConfigError>
 where
     T::Err: fmt::Display,
 {
     // Only messages of our own types and of the standard library's, none of which repeats the value.
-    read(variable)?.map(|value| value.parse().map_err(|e: T::Err| refused(variable, e.to_string()))).transpose()
+    read(variable)?.map(|value| value.parse().map_err(|e: T::Err| config_error(variable, e.to_string()))).transpose()
 }
 
-fn required<T: FromStr>(variable: &'static str) -> Result<T, Refused>
+fn required<T: FromStr>(variable: &'static str) -> Result<T, ConfigError>
 where
     T::Err: fmt::Display,
 {
-    optional(variable)?.ok_or_else(|| refused(variable, "must be set"))
+    optional(variable)?.ok_or_else(|| config_error(variable, "must be set"))
 }
 
-fn text(variable: &'static str, default: &str) -> Result<String, Refused> {
+fn text(variable: &'static str, default: &str) -> Result<String, ConfigError> {
     Ok(read(variable)?.unwrap_or_else(|| default.to_owned()))
 }
 
-fn number<T>(variable: &'static str, default: T, range: std::ops::RangeInclusive<T>) -> Result<T, Refused>
+fn number<T>(variable: &'static str, default: T, range: std::ops::RangeInclusive<T>) -> Result<T, ConfigError>
 where
     T: FromStr + PartialOrd + fmt::Display + Copy,
 {
@@ -321,7 +325,7 @@ where
     };
     match value.parse() {
         Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(refused(variable, format!("must be a whole number from {} to {}", range.start(), range.end()))),
+        _ => Err(config_error(variable, format!("must be a whole number from {} to {}", range.start(), range.end()))),
     }
 }
 

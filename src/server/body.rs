@@ -6,7 +6,7 @@
 //!
 //! Source: RFC 9112 §6 (body), §7.1 (chunks).
 
-use super::Refusal;
+use super::HttpError;
 
 /// The most bytes of a body; and, counted apart, of all that stands between its chunks.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -39,14 +39,14 @@ impl Body {
     ///
     /// # Errors
     /// A value that is no length, and a length that is too large, before any of it is sent.
-    pub(super) fn with_length(value: &str) -> Result<Body, Refusal> {
+    pub(super) fn with_length(value: &str) -> Result<Body, HttpError> {
         // RFC 9110 §8.6: digits only: no sign, no blank, no list.
         let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
         match value.parse() {
-            _ if !is_number => Err(Refusal::BadRequest("Content-Length is not a number")),
+            _ if !is_number => Err(HttpError::BadRequest("Content-Length is not a number")),
             Ok(length) if length <= MAX_BODY_BYTES => Ok(Body { next: Next::Content(length), ..Body::default() }),
             // A number that the type has no room for included (RFC 9112 §6.3).
-            _ => Err(Refusal::BodyTooLarge),
+            _ => Err(HttpError::BodyTooLarge),
         }
     }
 
@@ -60,7 +60,7 @@ impl Body {
     ///
     /// # Errors
     /// Malformed chunks, and too much of anything.
-    pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<bool, Refusal> {
+    pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<bool, HttpError> {
         let mut rest = &**input;
         while let Some(behind) = self.step(rest)? {
             rest = behind;
@@ -70,7 +70,7 @@ impl Body {
     }
 
     /// Takes one line or some content and gives what is behind it, or nothing where it can take nothing.
-    fn step<'a>(&mut self, input: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
+    fn step<'a>(&mut self, input: &'a [u8]) -> Result<Option<&'a [u8]>, HttpError> {
         match self.next {
             Next::Nothing => return Ok(None),
             Next::Content(left) => return Ok(self.take_content(input, left)),
@@ -78,20 +78,20 @@ impl Body {
         }
         let end = input.iter().position(|&b| b == b'\n').unwrap_or(input.len());
         if end > MAX_LINE_BYTES || end + self.bytes_between_chunks > MAX_BODY_BYTES {
-            return Err(Refusal::BodyTooLarge);
+            return Err(HttpError::BodyTooLarge);
         }
         let Some((line, behind)) = input.split_at_checked(end + 1) else { return Ok(None) };
         // RFC 9112 §7.1 has CRLF only; a lone LF, which §2.2 lets pass in a head, would end the chunk for some.
-        let line = line.strip_suffix(b"\r\n").ok_or(Refusal::BadRequest("a line between chunks has no CRLF"))?;
+        let line = line.strip_suffix(b"\r\n").ok_or(HttpError::BadRequest("a line between chunks has no CRLF"))?;
         self.bytes_between_chunks += end + 1;
         self.next = match self.next {
             Next::ChunkSize => match chunk_size(line)? {
                 0 => Next::Trailer,
-                size if size > MAX_BODY_BYTES - self.content.len() => return Err(Refusal::BodyTooLarge),
+                size if size > MAX_BODY_BYTES - self.content.len() => return Err(HttpError::BodyTooLarge),
                 size => Next::Content(size),
             },
             Next::ChunkEnd if line.is_empty() => Next::ChunkSize,
-            Next::ChunkEnd => return Err(Refusal::BadRequest("a chunk is longer than its size")),
+            Next::ChunkEnd => return Err(HttpError::BadRequest("a chunk is longer than its size")),
             _ if line.is_empty() => Next::Nothing,
             _ => check_trailer(line).map(|()| Next::Trailer)?,
         };
@@ -113,13 +113,13 @@ impl Body {
 
 /// RFC 9112 §7.1: hexadecimal digits, at least one, without a sign. Then nothing, or extensions, which §7.1.1 has us
 /// ignore.
-fn chunk_size(line: &[u8]) -> Result<usize, Refusal> {
+fn chunk_size(line: &[u8]) -> Result<usize, HttpError> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (digits, extensions) = line.split_at_checked(digits).unwrap_or_default();
     let is_extension = extensions.trim_ascii_start().starts_with(b";");
     let has_control = extensions.iter().any(|b| b.is_ascii_control() && *b != b'\t');
     if digits.is_empty() || has_control || !extensions.is_empty() && !is_extension {
-        return Err(Refusal::BadRequest("a chunk size is malformed"));
+        return Err(HttpError::BadRequest("a chunk size is malformed"));
     }
     // A number that the type has no room for is too large, and not to wrap round (RFC 9112 §7.1).
     Ok(str::from_utf8(digits).map_or(usize::MAX, |digits| usize::from_str_radix(digits, 16).unwrap_or(usize::MAX)))
@@ -127,10 +127,10 @@ fn chunk_size(line: &[u8]) -> Result<usize, Refusal> {
 
 /// RFC 9112 §7.1.2: a trailer field looks like a header field. None is kept: what it says comes too late to be heeded
 /// (RFC 9110 §6.5.1).
-fn check_trailer(line: &[u8]) -> Result<(), Refusal> {
+fn check_trailer(line: &[u8]) -> Result<(), HttpError> {
     let section = [line, b"\r\n\r\n"].concat();
     let parsed = httparse::parse_headers(&section, &mut [httparse::EMPTY_HEADER]).is_ok_and(|read| read.is_complete());
-    parsed.then_some(()).ok_or(Refusal::BadRequest("a trailer field is malformed"))
+    parsed.then_some(()).ok_or(HttpError::BadRequest("a trailer field is malformed"))
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ fn check_trailer(line: &[u8]) -> Result<(), Refusal> {
 pub(super) mod tests {
     use super::*;
 
-    const TOO_LARGE: Refusal = Refusal::BodyTooLarge;
+    const TOO_LARGE: HttpError = HttpError::BodyTooLarge;
 
     /// Marsaglia's xorshift64: the same mutations in every run.
     pub struct Random(pub u64);
@@ -171,7 +171,7 @@ pub(super) mod tests {
     }
 
     /// The content and what is left of the input; nothing while the body is incomplete.
-    type Outcome = Result<Option<(Vec<u8>, Vec<u8>)>, Refusal>;
+    type Outcome = Result<Option<(Vec<u8>, Vec<u8>)>, HttpError>;
 
     fn read_in_pieces<'a>(mut body: Body, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
         let mut input = Vec::new();
@@ -254,7 +254,7 @@ pub(super) mod tests {
     #[test]
     fn malformed_chunks_are_refused_wherever_they_are_cut() {
         for input in REFUSED {
-            let refused = |outcome| matches!(outcome, Err(Refusal::BadRequest(_)));
+            let refused = |outcome| matches!(outcome, Err(HttpError::BadRequest(_)));
             assert!(refused(read(Body::chunked(), input)), "{}", input.escape_ascii());
             assert!(refused(read_in_pieces(Body::chunked(), input.chunks(1))), "{}", input.escape_ascii());
         }
@@ -263,7 +263,7 @@ pub(super) mod tests {
     #[test]
     fn a_length_is_a_plain_number_up_to_the_limit() {
         for value in ["", "+1", "-1", "1 ", "0x1", "1,1", "1_0", "\u{661}"] {
-            assert!(matches!(Body::with_length(value), Err(Refusal::BadRequest(_))), "{value:?}");
+            assert!(matches!(Body::with_length(value), Err(HttpError::BadRequest(_))), "{value:?}");
         }
         for value in ["65537", "70368744177664", "18446744073709551616", &"9".repeat(99)] {
             assert_eq!(Body::with_length(value).unwrap_err(), TOO_LARGE, "{value:?}");
@@ -292,7 +292,7 @@ pub(super) mod tests {
 
     /// What RFC 9112 §7.1 says, written down once more: over the whole input, and without the limits.
     fn expected(mut rest: &[u8]) -> Outcome {
-        const BAD: Outcome = Err(Refusal::BadRequest(""));
+        const BAD: Outcome = Err(HttpError::BadRequest(""));
         let mut content = Vec::new();
         let (mut is_size, mut is_trailer) = (true, false);
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {
@@ -349,7 +349,7 @@ pub(super) mod tests {
             let size = 1 + random.below(3);
             assert_eq!(read_in_pieces(Body::chunked(), input.chunks(size)), outcome, "{}", input.escape_ascii());
             let without_words = outcome.map_err(|refusal| match refusal {
-                Refusal::BadRequest(_) => Refusal::BadRequest(""),
+                HttpError::BadRequest(_) => HttpError::BadRequest(""),
                 other => other,
             });
             assert_eq!(without_words, expected(&input), "{}", input.escape_ascii());

@@ -1,12 +1,12 @@
-//! The caller's own tasks. Every store function takes the [`Principal`], so that none can be reached without one.
+//! The owner's tasks. Every handler takes an [`Owner`], and every store function on tasks its principal.
 
 use rouille::{Request, Response};
 use uuid::Uuid;
 
+use super::{Owner, Services};
 use crate::error::ApiError;
-use crate::http::{Body, Call, json, no_content, query, segment, without_nul};
-use crate::store::{Changes, NewTask, Page, Store};
-use crate::token::Principal;
+use crate::http::{Body, RequestContext, json, no_content, query, segment, without_nul};
+use crate::store::{Changes, NewTask, Page};
 
 const TITLE_MAX_LENGTH: usize = 255;
 const DESCRIPTION_MAX_LENGTH: usize = 2000;
@@ -14,28 +14,28 @@ const PAGE_MAX: i64 = 100;
 const PAGE_DEFAULT: i64 = 50;
 
 /// `GET /api/{user_id}/tasks` → 200, oldest first, `Link: <…>; rel="next"` while there is more (RFC 8288).
-pub fn list(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let limit = query(call.request, "limit", "must be a whole number from 1 to 100", parse_limit)?;
-    let completed = query(call.request, "completed", "must be true or false", |text| text.parse().ok())?;
-    let after = query(call.request, "after", "must be the id of a task", parse_id)?;
+pub fn list(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let limit = query(context.request, "limit", "must be a whole number from 1 to 100", parse_limit)?;
+    let completed = query(context.request, "completed", "must be true or false", |text| text.parse().ok())?;
+    let after = query(context.request, "after", "must be the id of a task", parse_id)?;
     let limit = limit.unwrap_or(PAGE_DEFAULT);
 
     // One more than asked for tells whether there is a next page.
-    let mut tasks = store.list_tasks(caller, &Page { completed, after, limit: limit + 1 })?;
+    let mut tasks = services.store.list_tasks(owner.principal(), &Page { completed, after, limit: limit + 1 })?;
     let has_more = tasks.len() as i64 > limit;
     tasks.truncate(limit as usize);
     let response = json(200, &tasks)?;
     match tasks.last() {
         Some(last) if has_more => {
-            Ok(response.with_additional_header("Link", next_page(call, &last.id, limit, completed)))
+            Ok(response.with_additional_header("Link", next_page(context, &last.id, limit, completed)))
         }
         _ => Ok(response),
     }
 }
 
 /// `POST /api/{user_id}/tasks` → 201 task, `Location`.
-pub fn create(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(call.request)?;
+pub fn create(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let mut body = Body::read(context.request)?;
     let title = body.text("title", parse_title);
     let description = match body.has("description") {
         true => body.nullable("description", parse_description),
@@ -43,36 +43,36 @@ pub fn create(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Resp
     };
     let (title, description) = body.done(title.zip(description))?;
 
-    let task = store.create_task(caller, &NewTask { id: Uuid::now_v7(), title, description })?;
-    let location = format!("/api/{}/tasks/{}", segment(call.parameter(0)), task.id);
+    let task = services.store.create_task(owner.principal(), &NewTask { id: Uuid::now_v7(), title, description })?;
+    let location = format!("/api/{}/tasks/{}", segment(context.parameter(0)), task.id);
     Ok(json(201, &task)?.with_additional_header("Location", location))
 }
 
 /// `GET /api/{user_id}/tasks/{id}` → 200 task.
-pub fn read(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    json(200, &store.task(caller, id_in_path(call))?)
+pub fn read(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    json(200, &services.store.task(owner.principal(), id_in_path(context))?)
 }
 
 /// `PUT` or `PATCH /api/{user_id}/tasks/{id}` → 200 task; what the body does not name stays.
-pub fn update(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let changes = read_changes(call.request)?;
-    json(200, &store.update_task(caller, id_in_path(call), &changes)?)
+pub fn update(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let changes = read_changes(context.request)?;
+    json(200, &services.store.update_task(owner.principal(), id_in_path(context), &changes)?)
 }
 
 /// `PATCH /api/{user_id}/tasks/{id}/complete` → 200 task: without a body the other way round, with one as it says.
-pub fn complete(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    let Some(mut body) = Body::read_optional(call.request)? else {
-        return json(200, &store.toggle_task(caller, id_in_path(call))?);
+pub fn complete(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let Some(mut body) = Body::read_optional(context.request)? else {
+        return json(200, &services.store.toggle_task(owner.principal(), id_in_path(context))?);
     };
     let completed = body.flag("completed");
     let completed = Some(body.done(completed)?);
     let changes = Changes { completed, ..Changes::default() };
-    json(200, &store.update_task(caller, id_in_path(call), &changes)?)
+    json(200, &services.store.update_task(owner.principal(), id_in_path(context), &changes)?)
 }
 
 /// `DELETE /api/{user_id}/tasks/{id}` → 204.
-pub fn delete(store: &Store, caller: &Principal, call: &Call<'_>) -> Result<Response, ApiError> {
-    store.delete_task(caller, id_in_path(call))?;
+pub fn delete(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    services.store.delete_task(owner.principal(), id_in_path(context))?;
     Ok(no_content())
 }
 
@@ -119,11 +119,11 @@ fn parse_id(text: &str) -> Option<Uuid> {
 }
 
 /// A malformed id is looked up as the id of no task, so that the caller rule comes first for it too.
-fn id_in_path(call: &Call<'_>) -> Uuid {
-    parse_id(call.parameter(1)).unwrap_or(Uuid::nil())
+fn id_in_path(context: &RequestContext<'_>) -> Uuid {
+    parse_id(context.parameter(1)).unwrap_or(Uuid::nil())
 }
 
-fn next_page(call: &Call<'_>, last: &str, limit: i64, completed: Option<bool>) -> String {
+fn next_page(context: &RequestContext<'_>, last: &str, limit: i64, completed: Option<bool>) -> String {
     let completed = completed.map_or(String::new(), |flag| format!("&completed={flag}"));
-    format!("</api/{}/tasks?limit={limit}{completed}&after={last}>; rel=\"next\"", segment(call.parameter(0)))
+    format!("</api/{}/tasks?limit={limit}{completed}&after={last}>; rel=\"next\"", segment(context.parameter(0)))
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use rouille::{Request, Response};
 use rustix::event::{PollFd, PollFlags, poll};
 
-pub use connection::Peer;
+pub use connection::Connection;
 use connection::Phase;
 
 /// How many connections may wait to be accepted. With 128, which `std` asks for, a burst of clients overflows it, and
@@ -42,8 +42,8 @@ const STOP_REFUSE_TIME: Duration = Duration::from_secs(9);
 
 /// A head's fields, name and value, in order.
 type Headers = Vec<(String, String)>;
-type Handle = dyn Fn(&Request, &Peer) -> Response + Send + Sync;
-type Refuse = dyn Fn(Refusal, SocketAddr, &[(String, String)]) -> Response + Send + Sync;
+type Handle = dyn Fn(&Request, &Connection) -> Response + Send + Sync;
+type Refuse = dyn Fn(HttpError, SocketAddr, &[(String, String)]) -> Response + Send + Sync;
 
 /// What a `Listener` is told about its surroundings.
 pub struct Settings {
@@ -57,7 +57,7 @@ pub struct Settings {
 /// Why a request gets an answer that no handler gave. The application chooses the words; the statuses below are those
 /// that RFC 9110 and RFC 6585 name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum HttpError {
     /// 400: malformed, or open to more than one reading. The text says in what, for the log.
     BadRequest(&'static str),
     /// 408: not complete 10 s after its first byte.
@@ -133,8 +133,8 @@ impl Listener {
     /// 9 s. Returns within 10 s of the stop, even where a handler does not.
     pub fn run<H, R>(self, settings: Settings, handle: H, refuse: R)
     where
-        H: Fn(&Request, &Peer) -> Response + Send + Sync + 'static,
-        R: Fn(Refusal, SocketAddr, &[(String, String)]) -> Response + Send + Sync + 'static,
+        H: Fn(&Request, &Connection) -> Response + Send + Sync + 'static,
+        R: Fn(HttpError, SocketAddr, &[(String, String)]) -> Response + Send + Sync + 'static,
     {
         let (handle, refuse) = (Box::new(handle), Box::new(refuse));
         let server = Arc::new(Server { settings, handle, refuse, shared: Shared::default() });
@@ -152,7 +152,7 @@ impl Listener {
             // So many at most, so that a stop is seen however fast clients come.
             for _ in 0..BACKLOG {
                 match self.socket.accept() {
-                    Ok((stream, address)) => server.admit(Peer::new(stream, address)),
+                    Ok((stream, address)) => server.admit(Connection::new(stream, address)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // A shortage, mostly of descriptors. (Linux tells nothing here of clients that have gone already.)
                     Err(_) => {
@@ -186,9 +186,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    open: Vec<Arc<Peer>>,
+    open: Vec<Arc<Connection>>,
     /// Open connections that have no thread yet.
-    queue: VecDeque<Arc<Peer>>,
+    queue: VecDeque<Arc<Connection>>,
     /// Threads that serve nobody, also those that have yet to start: so there are never more threads than connections
     /// may be open.
     free_threads: usize,
@@ -200,13 +200,13 @@ impl Server {
     }
 
     /// The application's words for a refusal; none, should it panic.
-    fn refuse(&self, refusal: Refusal, address: SocketAddr, headers: &Headers) -> Response {
+    fn refuse(&self, refusal: HttpError, address: SocketAddr, headers: &Headers) -> Response {
         catch_unwind(AssertUnwindSafe(|| (self.refuse)(refusal, address, headers)))
             .unwrap_or_else(|_| Response::text("").with_status_code(500))
     }
 
     /// Gives a new connection a thread, or refuses it where there is no room or no thread.
-    fn admit(self: &Arc<Server>, peer: Arc<Peer>) {
+    fn admit(self: &Arc<Server>, peer: Arc<Connection>) {
         let mut state = self.state();
         if state.open.len() >= self.settings.max_connections {
             let enough = state.open.len() - self.evict(&state);
@@ -225,7 +225,7 @@ impl Server {
             return self.shared.work.notify_one();
         }
         drop(state);
-        peer.dismiss(self, Refusal::TooManyConnections);
+        peer.dismiss(self, HttpError::TooManyConnections);
     }
 
     /// Closes those connections that have waited longest for their clients, and gives how many. Several, so that a crowd
@@ -234,7 +234,7 @@ impl Server {
         let Settings { max_connections: cap, evict_by_address } = self.settings;
         let mut held = HashMap::<IpAddr, usize>::new();
         state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
-        let is_fair = |peer: &Peer| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
+        let is_fair = |peer: &Connection| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
         let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
         waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
         let is_waiting = |phase: &Phase| !matches!(phase, Phase::Busy | Phase::Handling(_));
@@ -266,7 +266,7 @@ impl Server {
         while !state.open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
             for peer in &state.open {
                 if stopped.elapsed() >= STOP_REFUSE_TIME {
-                    peer.dismiss(self, Refusal::Stopping);
+                    peer.dismiss(self, HttpError::Stopping);
                 } else if stopped.elapsed() >= STOP_IDLE_TIME {
                     peer.evict(|phase| matches!(phase, Phase::Idle(_)));
                 }
@@ -281,7 +281,7 @@ impl Server {
 mod tests {
     use std::mem::take;
 
-    use super::Refusal;
+    use super::HttpError;
     use super::body::tests::Random;
     use super::head::Head;
 
@@ -308,7 +308,7 @@ mod tests {
         understood
     }
 
-    fn read(head: &mut Head, has_head: &mut bool, input: &mut Vec<u8>) -> Result<bool, Refusal> {
+    fn read(head: &mut Head, has_head: &mut bool, input: &mut Vec<u8>) -> Result<bool, HttpError> {
         if !*has_head {
             let before = input.clone();
             *has_head = head.read(input)?;

@@ -1,36 +1,31 @@
-//! rouille in and out: who asks, the bearer token, a JSON body, query parameters, replies and problems.
+//! A request as a handler reads it: the client, the bearer token, a JSON body, query parameters.
 //!
-//! Source: RFC 9110, RFC 6750 (bearer), RFC 8259 (JSON), RFC 9457 (problem details).
+//! Source: RFC 9110, RFC 6750 (bearer), RFC 8259 (JSON).
 
 use std::borrow::Cow;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use rouille::{Request, Response};
+use percent_encoding::percent_decode_str;
+use rouille::Request;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::error::{ApiError, FieldError, Problem};
 use crate::json::without_duplicates;
-use crate::listener::Peer;
-
-/// The realm of every challenge (RFC 9110 section 11.5).
-const CHALLENGE: &str = "Bearer realm=\"latchkey\"";
-/// What may stand in a path segment as it is (RFC 3986 unreserved).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+use crate::server::Connection;
 
 /// One request on its way through a handler.
-pub struct Call<'a> {
+pub struct RequestContext<'a> {
     /// As the client sent it.
     pub request: &'a Request,
     /// The decoded path segments that stand for `{…}` in the route, in order.
     pub parameters: Vec<String>,
     /// Who asks.
-    pub client: Client<'a>,
+    pub client: ClientInfo<'a>,
 }
 
-impl Call<'_> {
+impl RequestContext<'_> {
     /// The n-th `{…}` of the route.
     pub fn parameter(&self, n: usize) -> &str {
         self.parameters.get(n).map_or("", String::as_str)
@@ -38,28 +33,28 @@ impl Call<'_> {
 }
 
 /// Who asks, as far as the network tells.
-pub struct Client<'a> {
+pub struct ClientInfo<'a> {
     /// The address behind the trusted proxies; IPv4 also where it came mapped into IPv6.
     pub address: IpAddr,
     /// The id of this request, in the answer and in the log.
     pub request_id: Uuid,
-    peer: Option<&'a Peer>,
+    connection: Option<&'a Connection>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> ClientInfo<'a> {
     /// The client of a request. With `trusted_proxies` = N the address is the N-th from the right over all lines of
     /// `X-Forwarded-For`; fewer or an unreadable one → the socket's, since what stands farther left anybody can write.
     pub fn new(
         socket: IpAddr,
         headers: impl Iterator<Item = (&'a str, &'a str)>,
         trusted_proxies: usize,
-        peer: Option<&'a Peer>,
-    ) -> Client<'a> {
+        connection: Option<&'a Connection>,
+    ) -> ClientInfo<'a> {
         let address = match trusted_proxies {
             0 => None,
             n => forwarded_for(headers, n),
         };
-        Client { address: address.unwrap_or(socket).to_canonical(), request_id: Uuid::now_v7(), peer }
+        ClientInfo { address: address.unwrap_or(socket).to_canonical(), request_id: Uuid::now_v7(), connection }
     }
 
     /// What is counted as one address: an IPv4 address, or the /64 that one IPv6 customer has.
@@ -72,7 +67,7 @@ impl<'a> Client<'a> {
 
     /// Whether the client has left.
     pub fn is_gone(&self) -> bool {
-        self.peer.is_some_and(Peer::is_gone)
+        self.connection.is_some_and(Connection::is_gone)
     }
 }
 
@@ -91,7 +86,7 @@ pub fn bearer(request: &Request) -> Result<&str, ApiError> {
     let mut fields = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
     let (_, value) = fields.next().ok_or(Problem::Unauthenticated)?;
     if fields.next().is_some() {
-        return Err(Problem::InvalidToken.because("two_authorization_fields"));
+        return Err(Problem::InvalidToken.with_cause("two_authorization_fields"));
     }
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("Bearer") && !token.trim().is_empty() => Ok(token.trim()),
@@ -216,8 +211,8 @@ pub fn without_nul(text: String) -> Result<String, &'static str> {
 /// The listener has bounded and read the body already.
 fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    let mut body = request.data().ok_or_else(|| Problem::Internal.because("body read twice"))?;
-    body.read_to_end(&mut bytes).map_err(|error| Problem::Internal.because(error.to_string()))?;
+    let mut body = request.data().ok_or_else(|| Problem::Internal.with_cause("body read twice"))?;
+    body.read_to_end(&mut bytes).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
     Ok(bytes)
 }
 
@@ -254,70 +249,13 @@ pub fn segments(path: &str) -> Option<Vec<String>> {
     path.split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)).collect()
 }
 
-/// The text as one segment of a path; `.` and `..` too, which a client would otherwise resolve away.
-pub fn segment(text: &str) -> Cow<'_, str> {
-    match text {
-        "." => Cow::Borrowed("%2E"),
-        ".." => Cow::Borrowed("%2E%2E"),
-        _ => utf8_percent_encode(text, SEGMENT).into(),
-    }
-}
-
-/// A JSON reply.
-pub fn json(status: u16, value: &impl serde::Serialize) -> Result<Response, ApiError> {
-    let body = serde_json::to_vec(value).map_err(|error| Problem::Internal.because(error.to_string()))?;
-    Ok(Response::from_data("application/json", body).with_status_code(status))
-}
-
-/// 204.
-pub fn no_content() -> Response {
-    Response::empty_204()
-}
-
-/// RFC 9457 section 3.1, and what of ours goes with it.
-#[derive(serde::Serialize)]
-struct ProblemDetails<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'static str,
-    request_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a Vec<FieldError>>,
-}
-
-/// What the client is told of an error.
-pub fn problem(error: &ApiError, request_id: Uuid) -> Response {
-    let words = error.problem.words();
-    let details = ProblemDetails {
-        r#type: format!("/docs#{}", words.slug),
-        title: words.title,
-        status: words.status,
-        detail: words.detail,
-        request_id: request_id.to_string(),
-        errors: (error.problem == Problem::Validation).then_some(&error.fields),
-    };
-    // Strings and numbers alone: there is nothing in it that could fail.
-    let body = serde_json::to_vec(&details).unwrap_or_default();
-    let response = Response::from_data("application/problem+json", body).with_status_code(words.status);
-    match words.status {
-        401 if error.problem == Problem::InvalidToken => {
-            response.with_additional_header("WWW-Authenticate", format!("{CHALLENGE}, error=\"invalid_token\""))
-        }
-        401 => response.with_additional_header("WWW-Authenticate", CHALLENGE),
-        405 => response.with_additional_header("Allow", error.allow.clone()),
-        429 | 503 => response.with_additional_header("Retry-After", error.retry_after_seconds.to_string()),
-        _ => response,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Client, segment, segments};
+    use super::{ClientInfo, segments};
 
     fn address_behind(lines: &[&str], trusted_proxies: usize) -> String {
         let headers = lines.iter().map(|line| ("x-forwarded-for", *line));
-        Client::new([10, 0, 0, 9].into(), headers, trusted_proxies, None).address.to_string()
+        ClientInfo::new([10, 0, 0, 9].into(), headers, trusted_proxies, None).address.to_string()
     }
 
     #[test]
@@ -331,7 +269,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_customer_is_one_network_and_a_mapped_address_is_ipv4() {
-        let client = |text: &str| Client::new(text.parse().unwrap_or([0; 16].into()), std::iter::empty(), 0, None);
+        let client = |text: &str| ClientInfo::new(text.parse().unwrap_or([0; 16].into()), std::iter::empty(), 0, None);
         assert_eq!(client("2001:db8:1:2:3:4:5:6").network().to_string(), "2001:db8:1:2::");
         assert_eq!(client("::ffff:1.2.3.4").network().to_string(), "1.2.3.4");
     }
@@ -340,6 +278,5 @@ mod tests {
     fn a_segment_is_decoded_once_and_after_the_split() {
         assert_eq!(segments("/a%2Fb/%2525"), Some(vec!["a/b".into(), "%25".into()]));
         assert_eq!(segments("/%ff"), None);
-        assert_eq!((segment("..").as_ref(), segment("a/b").as_ref()), ("%2E%2E", "a%2Fb"));
     }
 }

@@ -9,7 +9,7 @@ use postgres::types::Type;
 use postgres::{Client, GenericClient};
 
 use super::connection::connect;
-use crate::database::Database;
+use crate::config::DatabaseConfig;
 use crate::error::chain;
 
 /// Name and text, in the order in which they are applied.
@@ -25,7 +25,7 @@ const LOCK: i64 = 0x6c61_7463_686b_6579;
 
 /// Why migrations could not be applied.
 #[derive(Debug)]
-pub enum Failure {
+pub enum MigrationError {
     /// The text of an applied migration has changed.
     Edited(&'static str),
     /// The database has a migration that this program does not know.
@@ -35,28 +35,30 @@ pub enum Failure {
     /// The whole chain of causes, without the connection string.
     NoConnection(String),
     /// The database's own words, without the connection string.
-    Database(String),
+    Refused(String),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for MigrationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Edited(name) => write!(f, "migration {name} was edited after it was applied"),
-            Failure::Newer(name) => write!(f, "the database has migration {name}, which this program does not know"),
-            Failure::NotAllowed => {
+            MigrationError::Edited(name) => write!(f, "migration {name} was edited after it was applied"),
+            MigrationError::Newer(name) => {
+                write!(f, "the database has migration {name}, which this program does not know")
+            }
+            MigrationError::NotAllowed => {
                 write!(f, "migrations are pending and this role may not apply them: run latchkey migrate")
             }
-            Failure::NoConnection(cause) => write!(f, "no connection to the database: {cause}"),
-            Failure::Database(cause) => write!(f, "the database refused: {cause}"),
+            MigrationError::NoConnection(cause) => write!(f, "no connection to the database: {cause}"),
+            MigrationError::Refused(cause) => write!(f, "the database refused: {cause}"),
         }
     }
 }
 
-impl From<postgres::Error> for Failure {
+impl From<postgres::Error> for MigrationError {
     fn from(error: postgres::Error) -> Self {
         match error.code() {
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Failure::NotAllowed,
-            _ => Failure::Database(chain(&error)),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => MigrationError::NotAllowed,
+            _ => MigrationError::Refused(chain(&error)),
         }
     }
 }
@@ -83,9 +85,9 @@ pub enum TimeLimit {
 /// where it has none. Where there is nothing to do, nothing is written and no lock taken.
 ///
 /// # Errors
-/// See [`Failure`]; nothing is applied then. A time limit that could not be set is no failure.
-pub fn bring_up_to_date(database: &Database, server_role: Option<&str>) -> Result<Done, Failure> {
-    let mut client = connect(database).map_err(Failure::NoConnection)?;
+/// See [`MigrationError`]; nothing is applied then. A time limit that could not be set is no failure.
+pub fn bring_up_to_date(database: &DatabaseConfig, server_role: Option<&str>) -> Result<Done, MigrationError> {
+    let mut client = connect(database).map_err(MigrationError::NoConnection)?;
     let applied = if pending(&mut client)?.is_empty() { Vec::new() } else { apply(&mut client)? };
     let time_limit =
         limit_statements(&mut client, server_role).unwrap_or_else(|error| TimeLimit::Refused(chain(&error)));
@@ -96,7 +98,7 @@ pub fn bring_up_to_date(database: &Database, server_role: Option<&str>) -> Resul
 ///
 /// # Errors
 /// As [`bring_up_to_date`].
-pub fn state(client: &mut Client) -> Result<Vec<&'static str>, Failure> {
+pub fn state(client: &mut Client) -> Result<Vec<&'static str>, MigrationError> {
     Ok(pending(client)?.into_iter().map(|(name, _)| name).collect())
 }
 
@@ -134,7 +136,7 @@ fn has_time_limit(client: &mut impl GenericClient, role: Option<&str>) -> Result
     Ok(!rows.is_empty())
 }
 
-fn apply(client: &mut Client) -> Result<Vec<&'static str>, Failure> {
+fn apply(client: &mut Client) -> Result<Vec<&'static str>, MigrationError> {
     let mut transaction = client.transaction()?;
     // The limit is for requests: building an index may take longer, and so may waiting for another instance's migrations.
     transaction.batch_execute("set local statement_timeout = 0")?;
@@ -161,7 +163,7 @@ fn apply(client: &mut Client) -> Result<Vec<&'static str>, Failure> {
 }
 
 /// The migrations that the database does not have yet, after those that it has were compared with ours.
-fn pending(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'static str)>, Failure> {
+fn pending(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'static str)>, MigrationError> {
     let exists = client.query_typed("select from pg_class where oid = to_regclass('migrations')", &[])?;
     if exists.is_empty() {
         return Ok(MIGRATIONS.to_vec());
@@ -169,14 +171,14 @@ fn pending(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'stati
     // Without the right to read it nobody knows what is pending: the database's own words say so.
     let rows = client
         .query_typed("select name, checksum from migrations order by name", &[])
-        .map_err(|error| Failure::Database(chain(&error)))?;
+        .map_err(|error| MigrationError::Refused(chain(&error)))?;
     let mut applied = Vec::new();
     for row in rows {
         let (name, sum): (String, String) = (row.get("name"), row.get("checksum"));
         match MIGRATIONS.iter().find(|(ours, _)| *ours == name) {
-            Some((ours, sql)) if checksum(sql) != sum => return Err(Failure::Edited(ours)),
+            Some((ours, sql)) if checksum(sql) != sum => return Err(MigrationError::Edited(ours)),
             Some((ours, _)) => applied.push(*ours),
-            None => return Err(Failure::Newer(name)),
+            None => return Err(MigrationError::Newer(name)),
         }
     }
     Ok(MIGRATIONS.iter().filter(|(name, _)| !applied.contains(name)).copied().collect())

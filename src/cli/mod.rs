@@ -1,6 +1,9 @@
 //! The commands. Data goes to standard output, the log to standard error; exit code 0, 1 (failed) or 2 (usage or
 //! configuration).
 
+mod check;
+mod users;
+
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,18 +14,17 @@ use log::{info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::api::Services;
+use crate::api::pages::Readiness;
 use crate::app::App;
-use crate::check;
-use crate::config::{self, Config, Refused};
-use crate::database::Database;
-use crate::hasher::Hasher;
-use crate::listener::{Listener, Settings, Stopper};
+use crate::better_auth::External;
+use crate::config::{self, Config, ConfigError, DatabaseConfig};
+use crate::credentials::hasher::Hasher;
+use crate::database::migrate::{self, TimeLimit};
 use crate::logging;
-use crate::operator;
-use crate::pages::Readiness;
-use crate::store::migrate::{self, TimeLimit};
-use crate::store::{Deed, Store};
-use crate::token::{External, Keys};
+use crate::server::{Listener, Settings, Stopper};
+use crate::store::{OperatorStore, Store, UserAction};
+use crate::token::Keys;
 
 const HELP: &str = "\
 latchkey: accounts, bearer tokens and each user's own tasks
@@ -55,8 +57,8 @@ enum Failure {
     Failed(String),
 }
 
-impl From<Refused> for Failure {
-    fn from(refused: Refused) -> Self {
+impl From<ConfigError> for Failure {
+    fn from(refused: ConfigError) -> Self {
         Failure::Usage(refused.to_string())
     }
 }
@@ -96,18 +98,22 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     }
     stop_on_signal(listener.stopper())?;
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
-    let app = Arc::new(App {
+    let hasher =
+        Hasher::start(config.passwords.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?;
+    let services = Services {
         store: Store::new(&config.database),
-        readiness: Readiness::default(),
-        hasher: Hasher::start(config.passwords.bcrypt_cost)
-            .map_err(|error| failed(format!("hash threads: {error}")))?,
+        hasher,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
         better_auth: config.better_auth.as_ref().map(External::new),
         accounts: config.accounts,
         passwords: config.passwords,
+        readiness: Readiness::default(),
+    };
+    let app = Arc::new(App {
+        services,
         trusted_proxies: config.trusted_proxies,
-        cors: config.cors,
-        proxy_was_mentioned: AtomicBool::new(false),
+        cors_origins: config.cors_origins,
+        proxy_was_logged: AtomicBool::new(false),
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;
     let refusing = app.clone();
@@ -130,15 +136,15 @@ fn user(command: &[&str]) -> Result<(), Failure> {
     let store = store_for_command()?;
     let out = &mut io::stdout();
     match command {
-        ["list"] => operator::list(&store, out),
-        ["show", user] => operator::show(&store, user, out),
-        ["create", email] => operator::create(&store, &config::password_policy_from_environment()?, email, out),
-        ["set-password", user] => operator::set_password(&store, &config::password_policy_from_environment()?, user),
-        ["activate", user] => operator::switch(&store, user, Deed::Activate),
-        ["deactivate", user] => operator::switch(&store, user, Deed::Deactivate),
-        ["logout", user] => operator::logout(&store, user),
-        ["delete", user] => operator::delete(&store, user, false),
-        ["delete", user, "--yes"] | ["delete", "--yes", user] => operator::delete(&store, user, true),
+        ["list"] => users::list(&store, out),
+        ["show", user] => users::show(&store, user, out),
+        ["create", email] => users::create(&store, &config::password_policy_from_environment()?, email, out),
+        ["set-password", user] => users::set_password(&store, &config::password_policy_from_environment()?, user),
+        ["activate", user] => users::switch(&store, user, UserAction::Activate),
+        ["deactivate", user] => users::switch(&store, user, UserAction::Deactivate),
+        ["logout", user] => users::logout(&store, user),
+        ["delete", user] => users::delete(&store, user, false),
+        ["delete", user, "--yes"] | ["delete", "--yes", user] => users::delete(&store, user, true),
         _ => return Err(unknown_arguments()),
     }
     .map_err(Failure::Failed)
@@ -149,12 +155,12 @@ fn purge() -> Result<(), Failure> {
     print(&format!("{sessions} sessions, {attempts} attempts\n"))
 }
 
-fn store_for_command() -> Result<Store, Failure> {
+fn store_for_command() -> Result<OperatorStore, Failure> {
     logging::start(&config::log_filters()?);
-    Ok(Store::new(&config::database_from_environment()?))
+    Ok(OperatorStore::new(&config::database_from_environment()?))
 }
 
-fn apply_migrations(database: &Database, server_role: Option<&str>) -> Result<(), Failure> {
+fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Result<(), Failure> {
     let done = migrate::bring_up_to_date(database, server_role).map_err(|failure| failed(failure.to_string()))?;
     for name in &done.applied {
         info!("event=migration outcome=applied name={name}");

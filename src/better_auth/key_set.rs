@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
-use super::TokenRefusal;
-use super::jwk::{Listing, VerifyingKey};
+use super::keys::{Listing, VerifyingKey};
+use crate::error::TokenError;
 use crate::logging::quoted;
 
 /// A key that the issuer withdrew is refused after this time at the latest.
@@ -27,7 +27,7 @@ const DOCUMENT_MAX_BYTES: u64 = 64 * 1024;
 const MAX_WAITING: usize = 64;
 
 /// The key set at one URL.
-pub(super) struct Jwks {
+pub(super) struct KeySet {
     url: String,
     agent: Agent,
     state: Mutex<State>,
@@ -48,7 +48,7 @@ enum Step {
     Use(Arc<VerifyingKey>),
     Fetch,
     Wait,
-    Refuse(TokenRefusal),
+    Refuse(TokenError),
 }
 
 impl State {
@@ -66,19 +66,19 @@ impl State {
         }
     }
 
-    fn refusal(&self, now: Instant) -> TokenRefusal {
+    fn refusal(&self, now: Instant) -> TokenError {
         if self.fetched_at.is_some() {
-            return TokenRefusal::UnknownKey;
+            return TokenError::UnknownKey;
         }
         let pause = if self.is_fetching { FETCH_TIMEOUT } else { COOL_DOWN };
         let next = self.tried_at.map_or(now, |tried| tried + pause);
-        TokenRefusal::NoKeys { retry_after_seconds: next.saturating_duration_since(now).as_secs().max(1) }
+        TokenError::NoKeys { retry_after_seconds: next.saturating_duration_since(now).as_secs().max(1) }
     }
 }
 
-impl Jwks {
+impl KeySet {
     /// Fetches nothing yet.
-    pub(super) fn new(url: String) -> Jwks {
+    pub(super) fn new(url: String) -> KeySet {
         let tls = TlsConfig::builder()
             // The one cryptographic library of the program; without this line there would be none.
             .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -89,21 +89,21 @@ impl Jwks {
             .http_status_as_error(false)
             .timeout_global(Some(FETCH_TIMEOUT))
             .max_idle_connections(0)
-            // A variable that the README does not list must not send the fetch elsewhere.
+            // A variable that the configuration table does not list must not send the fetch elsewhere.
             .proxy(None)
             .user_agent("latchkey")
             .accept("application/json")
             .tls_config(tls)
             .build()
             .into();
-        Jwks { url, agent, state: Mutex::default(), changed: Condvar::new() }
+        KeySet { url, agent, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The key with this id. Fetches, or waits for the request that does, only where the kept set cannot answer.
     ///
     /// # Errors
-    /// [`TokenRefusal::UnknownKey`], or [`TokenRefusal::NoKeys`] while no fetch has ever succeeded.
-    pub(super) fn key(&self, kid: &str, now: Instant) -> Result<Arc<VerifyingKey>, TokenRefusal> {
+    /// [`TokenError::UnknownKey`], or [`TokenError::NoKeys`] while no fetch has ever succeeded.
+    pub(super) fn key(&self, kid: &str, now: Instant) -> Result<Arc<VerifyingKey>, TokenError> {
         let mut state = self.lock();
         match state.step(kid, now) {
             Step::Use(key) => return Ok(key),
@@ -181,7 +181,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use super::{COOL_DOWN, Jwks, MAX_AGE, MAX_WAITING, State, Step, TokenRefusal};
+    use super::{COOL_DOWN, KeySet, MAX_AGE, MAX_WAITING, State, Step, TokenError};
 
     /// Answers each connection with its present text, slowly, and counts.
     #[derive(Clone, Default)]
@@ -191,7 +191,7 @@ mod tests {
     }
 
     impl Issuer {
-        fn start() -> (Issuer, Jwks) {
+        fn start() -> (Issuer, KeySet) {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}/jwks", listener.local_addr().unwrap());
             let issuer = Issuer::default();
@@ -204,7 +204,7 @@ mod tests {
                     let _ = stream.write_all(served.answer.lock().unwrap().as_bytes());
                 }
             });
-            (issuer, Jwks::new(url))
+            (issuer, KeySet::new(url))
         }
 
         fn publish(&self, kids: &[&str]) {
@@ -223,8 +223,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_unknown(jwks: &Jwks, kid: &str, now: Instant) {
-        assert_eq!(jwks.key(kid, now).err(), Some(TokenRefusal::UnknownKey), "{kid}");
+    fn assert_unknown(jwks: &KeySet, kid: &str, now: Instant) {
+        assert_eq!(jwks.key(kid, now).err(), Some(TokenError::UnknownKey), "{kid}");
     }
 
     #[test]
@@ -273,9 +273,9 @@ mod tests {
         let ((issuer, jwks), start) = (Issuer::start(), Instant::now());
         issuer.fail();
         let refusal = |now| jwks.key("a", now).err();
-        assert_eq!(refusal(start), Some(TokenRefusal::NoKeys { retry_after_seconds: 30 }));
+        assert_eq!(refusal(start), Some(TokenError::NoKeys { retry_after_seconds: 30 }));
         let later = start + Duration::from_secs(20);
-        assert_eq!(refusal(later), Some(TokenRefusal::NoKeys { retry_after_seconds: 10 }));
+        assert_eq!(refusal(later), Some(TokenError::NoKeys { retry_after_seconds: 10 }));
         issuer.publish(&["a"]);
         assert!(jwks.key("a", start + COOL_DOWN).is_ok());
         assert_eq!(issuer.fetches(), 2);
@@ -303,6 +303,6 @@ mod tests {
         let mut state = State { is_fetching: true, tried_at: Some(now), ..State::default() };
         assert!(matches!(state.step("a", now), Step::Wait));
         state.waiting = MAX_WAITING;
-        assert!(matches!(state.step("a", now), Step::Refuse(TokenRefusal::NoKeys { retry_after_seconds: 5 })));
+        assert!(matches!(state.step("a", now), Step::Refuse(TokenError::NoKeys { retry_after_seconds: 5 })));
     }
 }

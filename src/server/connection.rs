@@ -17,7 +17,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::head::{self, Head};
-use super::{Headers, Refusal, Server};
+use super::{Headers, HttpError, Server};
 
 /// How long a connection may be open without a byte of a request.
 const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ const READ_BYTES: usize = 4 * 1024;
 const SEND_BYTES: usize = 64 * 1024;
 
 /// A connection, as far as a handler may know it.
-pub struct Peer {
+pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     /// Nothing once the listener has taken the connection; its thread is to leave then.
@@ -53,25 +53,25 @@ pub(super) enum Phase {
 }
 
 /// Why an exchange ends early: with a refusal, or with nothing, since the connection is closed or taken.
-type Stop = Option<Refusal>;
+type Stop = Option<HttpError>;
 
 /// Serves a connection until it is to be closed.
-pub(super) fn serve(server: &Server, peer: &Peer) {
-    let mut conversation = Conversation { server, peer, bytes: Vec::new(), since: None };
+pub(super) fn serve(server: &Server, peer: &Connection) {
+    let mut conversation = ConnectionLoop { server, peer, bytes: Vec::new(), since: None };
     while conversation.exchange().is_ok() {}
 }
 
 /// What a connection's thread knows of it.
-struct Conversation<'a> {
+struct ConnectionLoop<'a> {
     server: &'a Server,
-    peer: &'a Peer,
+    peer: &'a Connection,
     /// What has been received and not been used.
     bytes: Vec<u8>,
     /// When the request that is being read began to come.
     since: Option<Instant>,
 }
 
-impl Conversation<'_> {
+impl ConnectionLoop<'_> {
     /// One request and its response. An error where there is to be no other.
     fn exchange(&mut self) -> Result<(), Stop> {
         let mut head = Head::default();
@@ -85,8 +85,10 @@ impl Conversation<'_> {
         let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
         let request = Arc::new(Request::fake_http_from(self.peer.address, &head.method, target, headers, body.content));
         self.peer.enter(Phase::Handling(Arc::clone(&request)))?;
-        let response = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.peer)))
-            .unwrap_or_else(|_| self.server.refuse(Refusal::HandlerPanicked, self.peer.address, &headers_of(&request)));
+        let response =
+            catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.peer))).unwrap_or_else(|_| {
+                self.server.refuse(HttpError::HandlerPanicked, self.peer.address, &headers_of(&request))
+            });
         self.peer.enter(Phase::Busy)?;
         drop(request);
         // RFC 9112 §9.6: a server that stops says so; but what it has received it answers.
@@ -168,7 +170,7 @@ impl Conversation<'_> {
         self.peer.enter(phase)?;
         let is_ready = self.peer.is_ready(flags, deadline);
         self.peer.enter(Phase::Busy)?;
-        is_ready.then_some(()).ok_or(Some(Refusal::RequestTimeout))
+        is_ready.then_some(()).ok_or(Some(HttpError::RequestTimeout))
     }
 }
 
@@ -176,7 +178,7 @@ fn headers_of(request: &Request) -> Headers {
     request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-impl Peer {
+impl Connection {
     /// The address and port at the other end of the socket: the last proxy's, where there is one.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -191,12 +193,12 @@ impl Peer {
     }
 
     /// A connection that has just been accepted.
-    pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Peer> {
+    pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Connection> {
         // Where they fail the connection costs more time or memory; the cap holds all the same.
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(IDLE_TIME));
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BYTES);
-        Arc::new(Peer { stream, address, phase: Mutex::new(Some(Phase::Idle(Instant::now()))) })
+        Arc::new(Connection { stream, address, phase: Mutex::new(Some(Phase::Idle(Instant::now()))) })
     }
 
     /// Who holds the connection: an IPv4 address, or the /64 of an IPv6 one, which is a single customer's.
@@ -232,7 +234,7 @@ impl Peer {
 
     /// Refuses the request in place of the connection's thread, without waiting. Does nothing where a response is on
     /// its way already.
-    pub(super) fn dismiss(&self, server: &Server, refusal: Refusal) {
+    pub(super) fn dismiss(&self, server: &Server, refusal: HttpError) {
         let (method, headers) = match self.phase().take_if(|phase| !matches!(phase, Phase::Busy | Phase::Writing(_))) {
             None => return,
             Some(Phase::Handling(request)) => (request.method().to_owned(), headers_of(&request)),

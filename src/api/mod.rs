@@ -1,0 +1,100 @@
+//! The handlers, and the types that say who may call them. A handler takes `Caller`, `LocalUser` or `Owner` as its
+//! parameter, and only the check of that name makes one: to forget the check does not compile.
+
+pub mod auth;
+pub mod pages;
+pub mod tasks;
+
+use crate::better_auth::External;
+use crate::config::{AccountPolicy, PasswordPolicy};
+use crate::credentials::hasher::Hasher;
+use crate::error::{ApiError, Problem, TokenError};
+use crate::http::{self, RequestContext};
+use crate::store::Store;
+use crate::token::{self, Keys, Principal};
+
+/// What handlers work with.
+pub struct Services {
+    /// The tables.
+    pub store: Store,
+    /// The hash threads.
+    pub hasher: Hasher,
+    /// The keys.
+    pub keys: Keys,
+    /// The keys of Better Auth, where its tokens are accepted.
+    pub better_auth: Option<External>,
+    /// The rules for accounts.
+    pub accounts: AccountPolicy,
+    /// The rules for passwords.
+    pub passwords: PasswordPolicy,
+    /// The last probe of the database.
+    pub readiness: pages::Readiness,
+}
+
+/// Whoever presents a valid access token.
+pub struct Caller(Principal);
+
+/// A caller whose account this server manages.
+pub struct LocalUser(Principal);
+
+/// A caller whom the path names, by id or as `me`.
+pub struct Owner(Principal);
+
+impl Caller {
+    /// The caller of this request, by its bearer token. Asks no database.
+    ///
+    /// # Errors
+    /// [`Problem::Unauthenticated`], [`Problem::InvalidToken`], [`Problem::IssuerUnavailable`].
+    pub fn authenticate(services: &Services, context: &RequestContext<'_>) -> Result<Caller, ApiError> {
+        let token = http::bearer(context.request)?;
+        let principal = token::verify(token, &services.keys, services.better_auth.as_ref());
+        principal.map(Caller).map_err(|error| match error {
+            TokenError::NoKeys { retry_after_seconds } => Problem::IssuerUnavailable.retry_after(retry_after_seconds),
+            reason => Problem::InvalidToken.with_cause(reason.to_string()),
+        })
+    }
+
+    /// Whom the token speaks for.
+    pub fn principal(&self) -> &Principal {
+        &self.0
+    }
+}
+
+impl LocalUser {
+    /// The caller, unless Better Auth manages the account. Asks no database.
+    ///
+    /// # Errors
+    /// As [`Caller::authenticate`], and [`Problem::AccountManagedElsewhere`].
+    pub fn authorize(services: &Services, context: &RequestContext<'_>) -> Result<LocalUser, ApiError> {
+        let Caller(principal) = Caller::authenticate(services, context)?;
+        match principal.is_external() {
+            true => Err(Problem::AccountManagedElsewhere.into()),
+            false => Ok(LocalUser(principal)),
+        }
+    }
+
+    /// Whom the token speaks for.
+    pub fn principal(&self) -> &Principal {
+        &self.0
+    }
+}
+
+impl Owner {
+    /// The caller, if the first parameter of the path is `me` or the id of the token's subject. Asks no database.
+    ///
+    /// # Errors
+    /// As [`Caller::authenticate`], and [`Problem::UserMismatch`].
+    pub fn authorize(services: &Services, context: &RequestContext<'_>) -> Result<Owner, ApiError> {
+        let Caller(principal) = Caller::authenticate(services, context)?;
+        match context.parameter(0) {
+            "me" => Ok(Owner(principal)),
+            named if named == principal.subject() => Ok(Owner(principal)),
+            _ => Err(Problem::UserMismatch.into()),
+        }
+    }
+
+    /// Whom the token speaks for.
+    pub fn principal(&self) -> &Principal {
+        &self.0
+    }
+}
