@@ -18,7 +18,7 @@ use crate::api::Services;
 use crate::api::pages::Readiness;
 use crate::app::App;
 use crate::better_auth::External;
-use crate::config::{self, Config, ConfigError, DatabaseConfig};
+use crate::config::{self, Config, ConfigError, DatabaseConfig, Environment};
 use crate::credentials::hasher::Hasher;
 use crate::database::migrate::{self, TimeLimit};
 use crate::logging;
@@ -66,13 +66,14 @@ impl From<ConfigError> for Failure {
 /// Runs the command that the arguments name.
 pub fn run(arguments: &[String]) -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let environment = &Environment::default();
     let outcome = match arguments.as_slice() {
-        [] | ["serve"] => serve(true),
-        ["--no-migrate"] | ["serve", "--no-migrate"] => serve(false),
-        ["migrate"] => migrate_only(),
-        ["check"] => check_database(),
-        ["user", command @ ..] => user(command),
-        ["purge"] => purge(),
+        [] | ["serve"] => serve(environment, true),
+        ["--no-migrate"] | ["serve", "--no-migrate"] => serve(environment, false),
+        ["migrate"] => migrate_only(environment),
+        ["check"] => check_database(environment),
+        ["user", command @ ..] => user(environment, command),
+        ["purge"] => purge(environment),
         ["--help" | "-h" | "help"] => print(HELP),
         ["--version" | "-V"] => print(concat!("latchkey ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => Err(unknown_arguments()),
@@ -86,9 +87,9 @@ pub fn run(arguments: &[String]) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn serve(migrates: bool) -> Result<(), Failure> {
-    logging::start(&config::log_filters()?);
-    let config = Config::from_environment()?;
+fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
+    logging::start(&config::log_filters(environment)?);
+    let config = Config::from_environment(environment)?;
     if config.is_test {
         warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
     }
@@ -126,20 +127,22 @@ fn serve(migrates: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn migrate_only() -> Result<(), Failure> {
-    logging::start(&config::log_filters()?);
-    let (database, server_role) = config::migration_database_from_environment()?;
+fn migrate_only(environment: &Environment) -> Result<(), Failure> {
+    logging::start(&config::log_filters(environment)?);
+    let (database, server_role) = config::migration_database_from_environment(environment)?;
     apply_migrations(&database, server_role.as_deref())
 }
 
-fn user(command: &[&str]) -> Result<(), Failure> {
-    let store = store_for_command()?;
+fn user(environment: &Environment, command: &[&str]) -> Result<(), Failure> {
+    let store = store_for_command(environment)?;
     let out = &mut io::stdout();
     match command {
         ["list"] => users::list(&store, out),
         ["show", user] => users::show(&store, user, out),
-        ["create", email] => users::create(&store, &config::password_policy_from_environment()?, email, out),
-        ["set-password", user] => users::set_password(&store, &config::password_policy_from_environment()?, user),
+        ["create", email] => users::create(&store, &config::password_policy_from_environment(environment)?, email, out),
+        ["set-password", user] => {
+            users::set_password(&store, &config::password_policy_from_environment(environment)?, user)
+        }
         ["activate", user] => users::switch(&store, user, UserAction::Activate),
         ["deactivate", user] => users::switch(&store, user, UserAction::Deactivate),
         ["logout", user] => users::logout(&store, user),
@@ -150,14 +153,15 @@ fn user(command: &[&str]) -> Result<(), Failure> {
     .map_err(Failure::Failed)
 }
 
-fn purge() -> Result<(), Failure> {
-    let (sessions, attempts) = store_for_command()?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
+fn purge(environment: &Environment) -> Result<(), Failure> {
+    let (sessions, attempts) =
+        store_for_command(environment)?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
     print(&format!("{sessions} sessions, {attempts} attempts\n"))
 }
 
-fn store_for_command() -> Result<OperatorStore, Failure> {
-    logging::start(&config::log_filters()?);
-    Ok(OperatorStore::new(&config::database_from_environment()?))
+fn store_for_command(environment: &Environment) -> Result<OperatorStore, Failure> {
+    logging::start(&config::log_filters(environment)?);
+    Ok(OperatorStore::new(&config::database_from_environment(environment)?))
 }
 
 fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Result<(), Failure> {
@@ -175,10 +179,10 @@ fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Res
     Ok(())
 }
 
-fn check_database() -> Result<(), Failure> {
-    logging::start(&config::log_filters()?);
-    let better_auth = config::BetterAuth::from_environment(&[])?.map(|settings| External::new(&settings));
-    match check::run(&config::database_from_environment()?, better_auth.as_ref(), &mut io::stdout()) {
+fn check_database(environment: &Environment) -> Result<(), Failure> {
+    logging::start(&config::log_filters(environment)?);
+    let better_auth = config::BetterAuth::from_environment(environment, &[])?.map(|settings| External::new(&settings));
+    match check::run(&config::database_from_environment(environment)?, better_auth.as_ref(), &mut io::stdout()) {
         Ok(true) => Ok(()),
         Ok(false) => Err(failed("the check failed".into())),
         Err(error) => Err(failed(format!("standard output: {error}"))),

@@ -1,11 +1,9 @@
 //! The settings of the one other authority whose tokens are taken: a Better Auth, by its key set, by a shared secret, or
 //! by both.
 
-use std::net::IpAddr;
-
 use ureq::http::Uri;
 
-use super::{ConfigError, Secret, config_error, optional, read};
+use super::{ConfigError, Environment, Secret, config_error, is_this_machine};
 
 const SECRET: &str = "BETTER_AUTH_SECRET";
 const URL: &str = "BETTER_AUTH_URL";
@@ -33,19 +31,19 @@ impl BetterAuth {
     ///
     /// # Errors
     /// The first variable that is malformed, contradicts another or stands alone.
-    pub fn from_environment(ours: &[&Secret]) -> Result<Option<BetterAuth>, ConfigError> {
-        let secret: Option<Secret> = optional(SECRET)?;
+    pub fn from_environment(environment: &Environment, ours: &[&Secret]) -> Result<Option<BetterAuth>, ConfigError> {
+        let secret: Option<Secret> = environment.optional(SECRET)?;
         if secret.as_ref().is_some_and(|secret| ours.contains(&secret)) {
             return Err(config_error(SECRET, "must differ from JWT_SECRET and JWT_SECRET_PREVIOUS"));
         }
-        let origin = read(URL)?.map(|url| origin(URL, &url)).transpose()?;
-        let jwks_url = match (read(JWKS_URL)?, &origin) {
+        let origin = environment.read(URL)?.map(|url| origin(URL, &url)).transpose()?;
+        let jwks_url = match (environment.read(JWKS_URL)?, &origin) {
             (Some(url), _) => Some(location(JWKS_URL, &url).map(|_| url)?),
             (None, Some(origin)) => Some(format!("{origin}{JWKS_PATH}")),
             (None, None) => None,
         };
-        let issuer = read(ISSUER)?.or_else(|| origin.clone());
-        let audience = read(AUDIENCE)?.or(origin);
+        let issuer = environment.read(ISSUER)?.or_else(|| origin.clone());
+        let audience = environment.read(AUDIENCE)?.or(origin);
         for (variable, value) in [(ISSUER, &issuer), (AUDIENCE, &audience)] {
             if jwks_url.is_some() && value.is_none() {
                 return Err(config_error(
@@ -91,12 +89,6 @@ fn location(variable: &'static str, url: &str) -> Result<Uri, ConfigError> {
     };
     let has_port = uri.authority().is_some_and(|authority| !authority.as_str().ends_with(':'));
     if is_allowed && has_port && !url.contains(['@', '#']) { Ok(uri) } else { Err(config_error(variable, rule)) }
-}
-
-/// As written; no name is resolved to decide.
-fn is_this_machine(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl DatabaseConfig {
 
 fn is_this_machine(driver: &postgres::Config) -> bool {
     let host_is_here = |host: &Host| match host {
-        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+        Host::Tcp(name) => super::is_this_machine(name),
         #[cfg(unix)]
         Host::Unix(_) => true,
     };
