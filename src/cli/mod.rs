@@ -129,8 +129,8 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
 
 fn migrate_only(environment: &Environment) -> Result<(), Failure> {
     logging::start(&config::log_filters(environment)?);
-    let (database, server_role) = config::migration_database_from_environment(environment)?;
-    apply_migrations(&database, server_role.as_deref())
+    let (database, server) = config::migration_databases_from_environment(environment)?;
+    apply_migrations(&database, server.as_ref().and_then(|server| server.driver.get_user()))
 }
 
 fn user(environment: &Environment, command: &[&str]) -> Result<(), Failure> {

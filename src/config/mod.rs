@@ -4,6 +4,7 @@
 
 mod better_auth;
 mod connection_string;
+mod database;
 mod environment;
 mod origins;
 mod secrets;
@@ -15,10 +16,13 @@ use std::str::FromStr;
 use log::LevelFilter;
 
 pub use better_auth::BetterAuth;
-pub use connection_string::DatabaseConfig;
+pub use database::DatabaseConfig;
 pub use environment::Environment;
 pub use origins::Origins;
 pub use secrets::Secret;
+
+const DATABASE_URL: &str = "DATABASE_URL";
+const MIGRATE_DATABASE_URL: &str = "MIGRATE_DATABASE_URL";
 
 /// A setting that stops the start. Its Display is one line: the name and the rule, never the value.
 #[derive(Debug)]
@@ -106,12 +110,14 @@ impl Config {
         let ours: Vec<&Secret> = [Some(&secret), previous_secret.as_ref()].into_iter().flatten().collect();
         let better_auth = BetterAuth::from_environment(environment, &ours)?;
         let is_test = is_test(environment)?;
+        let max_connections = environment.number("MAX_CONNECTIONS", 512, 1..=100_000)?;
+        let url: String = environment.required(DATABASE_URL)?;
         let config = Config {
             listen: environment.optional("LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
-            max_connections: environment.number("MAX_CONNECTIONS", 512, 1..=100_000)?,
+            max_connections: max_connections as usize,
             trusted_proxies: environment.number("TRUSTED_PROXIES", 0, 0..=16)?,
             cors_origins: environment.optional("CORS_ORIGINS")?.unwrap_or_default(),
-            database: database_from_environment(environment)?,
+            database: database(DATABASE_URL, &url, pool_size(environment, max_connections)?)?,
             secret,
             previous_secret,
             tokens: TokenPolicy {
@@ -135,31 +141,27 @@ impl Config {
     }
 }
 
-/// The database that `serve` and the commands use.
+/// The database that the commands use, on one connection at a time.
 ///
 /// # Errors
-/// `DATABASE_URL` is missing or cannot be used, or `POOL_SIZE` is malformed.
+/// `DATABASE_URL` is missing or cannot be used.
 pub fn database_from_environment(environment: &Environment) -> Result<DatabaseConfig, ConfigError> {
-    database(environment, "DATABASE_URL", &environment.required::<String>("DATABASE_URL")?)
+    database(DATABASE_URL, &environment.required::<String>(DATABASE_URL)?, 1)
 }
 
-/// The database that `migrate` changes, `MIGRATE_DATABASE_URL` where it is set; and the role that will serve, where
-/// `DATABASE_URL` names another one.
+/// The database as the role that `migrate` changes it with; and as the server's role, where `MIGRATE_DATABASE_URL` is set
+/// beside `DATABASE_URL`.
 ///
 /// # Errors
-/// As [`database_from_environment`].
-pub fn migration_database_from_environment(
+/// As [`database_from_environment`], for either variable.
+pub fn migration_databases_from_environment(
     environment: &Environment,
-) -> Result<(DatabaseConfig, Option<String>), ConfigError> {
-    let Some(url) = environment.optional::<String>("MIGRATE_DATABASE_URL")? else {
+) -> Result<(DatabaseConfig, Option<DatabaseConfig>), ConfigError> {
+    let Some(url) = environment.read(MIGRATE_DATABASE_URL)? else {
         return Ok((database_from_environment(environment)?, None));
     };
-    let server = environment
-        .optional::<String>("DATABASE_URL")?
-        .map(|url| database(environment, "DATABASE_URL", &url))
-        .transpose()?;
-    let server_role = server.and_then(|server| server.driver.get_user().map(str::to_owned));
-    Ok((database(environment, "MIGRATE_DATABASE_URL", &url)?, server_role))
+    let server = environment.read(DATABASE_URL)?.map(|url| database(DATABASE_URL, &url, 1)).transpose()?;
+    Ok((database(MIGRATE_DATABASE_URL, &url, 1)?, server))
 }
 
 /// The rules for passwords that `serve` and the commands use.
@@ -194,9 +196,18 @@ pub fn log_filters(environment: &Environment) -> Result<String, ConfigError> {
     ))
 }
 
-fn database(environment: &Environment, variable: &'static str, text: &str) -> Result<DatabaseConfig, ConfigError> {
-    let pool_size = environment.number("POOL_SIZE", 10, 1..=1000)?;
+fn database(variable: &'static str, text: &str, pool_size: u32) -> Result<DatabaseConfig, ConfigError> {
     DatabaseConfig::parse(text, pool_size).map_err(|rule| config_error(variable, rule))
+}
+
+/// At most a quarter of the connections of clients: the rest can wait for the database without holding up each other.
+fn pool_size(environment: &Environment, max_connections: u32) -> Result<u32, ConfigError> {
+    let most = (max_connections / 4).max(1);
+    let size = environment.number("POOL_SIZE", most.min(10), 1..=1000)?;
+    if size > most {
+        return Err(config_error("POOL_SIZE", format!("must be at most {most}, a quarter of MAX_CONNECTIONS")));
+    }
+    Ok(size)
 }
 
 fn is_test(environment: &Environment) -> Result<bool, ConfigError> {

@@ -68,7 +68,7 @@ fn a_malformed_value_stops_serve_and_is_named_but_not_shown() {
         ("LOGIN_FAILURE_LIMIT", &[MARK, "-1", "1.5", "none"]),
         ("ADDRESS_LIMIT", &[MARK, "-1", "1.5", "none"]),
         ("TRUSTED_PROXIES", &[MARK, "-1", "1.5", "10.0.0.0/8"]),
-        ("POOL_SIZE", &[MARK, "0", "-1", "1.5"]),
+        ("POOL_SIZE", &[MARK, "0", "-1", "1.5", "129"]),
         ("MAX_CONNECTIONS", &[MARK, "0", "-1", "1.5"]),
         ("RUST_LOG", &[MARK, "latchkey=quokka-wombat"]),
         ("LATCHKEY_ENV", &[MARK, "production", "TEST", "test "]),

@@ -11,6 +11,7 @@
 mod abuse;
 mod accounts;
 mod configuration;
+mod connection_strings;
 mod conventions;
 mod external;
 mod external_issuer;
