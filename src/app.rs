@@ -1,18 +1,18 @@
 //! The route table, and what every request passes: an id, a caller, an answer, a line in the log.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use log::{error, info, warn};
 use rouille::{Request, Response};
+use uuid::Uuid;
 
 use crate::api::{Caller as ByCaller, LocalUser as ByLocalUser, Owner as ByOwner, Services, auth, pages, tasks};
 use crate::config::Origins;
 use crate::error::{ApiError, Problem};
 use crate::http::{self, ClientInfo, RequestContext, cors};
 use crate::logging::quoted;
-use crate::server::{Connection, HttpError};
+use crate::server::{Connection, HttpError, RejectedRequest};
 
 /// Who may call a handler. The handler takes the proof that its variant names, which only the check makes.
 enum Access {
@@ -82,14 +82,19 @@ pub struct App {
 }
 
 impl App {
-    /// The answer to a request.
+    /// The answer to a request. What the server has answered meanwhile, since the handler took too long, is not logged
+    /// again.
     pub fn handle(&self, request: &Request, connection: &Connection) -> Response {
         let started = Instant::now();
         let client =
             ClientInfo::new(connection.address().ip(), request.headers(), self.trusted_proxies, Some(connection));
         self.log_missing_proxy_setting(request, connection);
         let (address, request_id) = (client.address, client.request_id);
+        connection.set_request_id(request_id.as_u128());
         let (route, outcome) = self.dispatch(request, client);
+        if !connection.claim_answer() {
+            return http::no_content();
+        }
         let response = outcome.unwrap_or_else(|error| {
             log_cause(&error, &format!("address={address} request_id={request_id}"));
             http::problem(&error, request_id)
@@ -106,12 +111,12 @@ impl App {
         )
     }
 
-    /// The answer to what the listener did not take for a request, or could not have answered.
-    pub fn refuse(&self, refusal: HttpError, peer: SocketAddr, headers: &[(String, String)]) -> Response {
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let client = ClientInfo::new(peer.ip(), headers.clone(), self.trusted_proxies, None);
-        let (address, request_id) = (client.address, client.request_id);
-        let error = problem_of(refusal);
+    /// The answer to what is no request, or gets no answer by a handler.
+    pub fn reject(&self, rejected: &RejectedRequest<'_>) -> Response {
+        let headers = rejected.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let client = ClientInfo::new(rejected.address.ip(), headers.clone(), self.trusted_proxies, None);
+        let request_id = rejected.request_id.map_or(client.request_id, Uuid::from_u128);
+        let (address, error) = (client.address, problem_of(rejected.error));
         log_cause(&error, &format!("address={address} request_id={request_id}"));
         let response = http::problem(&error, request_id);
         info!("method=- route=- status={} ms=0 request_id={request_id} address={address}", response.status_code);
@@ -183,8 +188,8 @@ fn allowed(template: &str) -> String {
     allow.join(", ")
 }
 
-fn problem_of(refusal: HttpError) -> ApiError {
-    match refusal {
+fn problem_of(error: HttpError) -> ApiError {
+    match error {
         HttpError::BadRequest(reason) => Problem::BadRequest.with_cause(reason),
         HttpError::RequestTimeout => Problem::RequestTimeout.into(),
         HttpError::BodyTooLarge => Problem::BodyTooLarge.into(),
@@ -192,6 +197,7 @@ fn problem_of(refusal: HttpError) -> ApiError {
         HttpError::ExpectationFailed => Problem::ExpectationFailed.into(),
         HttpError::HeadTooLarge => Problem::HeadTooLarge.into(),
         HttpError::HandlerPanicked => Problem::Internal.with_cause("a handler panicked"),
+        HttpError::HandlerTimeout => Problem::HandlerTimeout.retry_after(2),
         HttpError::NotImplemented => Problem::NotImplemented.into(),
         HttpError::TooManyConnections => Problem::TooManyConnections.retry_after(2),
         HttpError::Stopping => Problem::Stopping.retry_after(5),

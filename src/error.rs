@@ -66,6 +66,8 @@ pub enum Problem {
     DatabaseUnavailable,
     /// The keys of Better Auth cannot be had.
     IssuerUnavailable,
+    /// The handler took too long.
+    HandlerTimeout,
     /// All connections are busy.
     TooManyConnections,
     /// The server is about to end.
@@ -107,7 +109,7 @@ impl Problem {
         Problem::BodyTooLarge, Problem::TargetTooLong, Problem::UnsupportedMediaType, Problem::ExpectationFailed,
         Problem::Validation, Problem::TooManyAttempts, Problem::HeadTooLarge, Problem::Internal,
         Problem::NotImplemented, Problem::VersionNotSupported, Problem::HashingBusy, Problem::DatabaseUnavailable,
-        Problem::IssuerUnavailable, Problem::TooManyConnections, Problem::Stopping,
+        Problem::IssuerUnavailable, Problem::HandlerTimeout, Problem::TooManyConnections, Problem::Stopping,
     ];
 
     /// The one table of status, type and words.
@@ -198,6 +200,9 @@ impl Problem {
             Problem::IssuerUnavailable => spec(503, "issuer-unavailable", "Issuer unavailable",
                 "The keys that verify this token cannot be fetched at the moment.",
                 "Repeat after the seconds in Retry-After. If it stays so, the operator checks BETTER_AUTH_URL."),
+            Problem::HandlerTimeout => spec(503, "handler-timeout", "Took too long",
+                "The server could not finish this request in time.",
+                "Repeat after the seconds in Retry-After. Something that was being written may have been written."),
             Problem::TooManyConnections => spec(503, "too-many-connections", "Too many connections",
                 "All connections of this server are busy.",
                 "Repeat after the seconds in Retry-After."),

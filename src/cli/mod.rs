@@ -117,11 +117,11 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
         proxy_was_logged: AtomicBool::new(false),
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;
-    let refusing = app.clone();
+    let rejecting = app.clone();
     listener.run(
         settings,
-        move |request, peer| app.handle(request, peer),
-        move |refusal, address, headers| refusing.refuse(refusal, address, headers),
+        move |request, connection| app.handle(request, connection),
+        move |rejected| rejecting.reject(rejected),
     );
     info!("event=stop outcome=ok");
     Ok(())

@@ -65,6 +65,11 @@ impl<'a> ClientInfo<'a> {
         }
     }
 
+    /// Whether the server has answered in the handler's place, which then begins nothing more.
+    pub fn is_answered(&self) -> bool {
+        self.connection.is_some_and(Connection::is_answered)
+    }
+
     /// Whether the client has left.
     pub fn is_gone(&self) -> bool {
         self.connection.is_some_and(Connection::is_gone)

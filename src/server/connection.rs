@@ -16,8 +16,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::head::{self, Head};
-use super::{Headers, HttpError, Server};
+use super::admission::Server;
+use super::head::Head;
+use super::response;
+use super::{HANDLER_TIME, Headers, HttpError, RejectedRequest};
 
 /// How long a connection may be open without a byte of a request.
 const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -36,6 +38,8 @@ pub struct Connection {
     address: SocketAddr,
     /// Nothing once the listener has taken the connection; its thread is to leave then.
     phase: Mutex<Option<Phase>>,
+    /// What the handler of this exchange has left in `set_request_id`.
+    request_id: Mutex<Option<u128>>,
 }
 
 /// What is being done with a connection.
@@ -46,8 +50,8 @@ pub(super) enum Phase {
     Idle(Instant),
     /// Since then a request is being read.
     Reading(Instant),
-    /// A handler has this request.
-    Handling(Arc<Request>),
+    /// Since then a handler has this request.
+    Handling(Instant, Arc<Request>),
     /// Since then a response waits for the client to read.
     Writing(Instant),
 }
@@ -77,27 +81,28 @@ impl ConnectionLoop<'_> {
         let mut head = Head::default();
         if let Err(stop) = self.request(&mut head) {
             // After what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
-            let response = self.server.refuse(stop.ok_or(None)?, self.peer.address, &head.headers);
+            let response = self.peer.reject(self.server, stop.ok_or(None)?, &head.method, &head.headers);
             // Nothing of the request stays in memory while the connection lingers.
             head = Head { method: head.method, ..Head::default() };
             return self.respond(response, &head);
         }
         let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
         let request = Arc::new(Request::fake_http_from(self.peer.address, &head.method, target, headers, body.content));
-        self.peer.enter(Phase::Handling(Arc::clone(&request)))?;
-        let response =
-            catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.peer))).unwrap_or_else(|_| {
-                self.server.refuse(HttpError::HandlerPanicked, self.peer.address, &headers_of(&request))
-            });
+        self.peer.enter(Phase::Handling(Instant::now(), Arc::clone(&request)))?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.peer)));
         self.peer.enter(Phase::Busy)?;
+        let response = outcome.unwrap_or_else(|_| {
+            self.peer.reject(self.server, HttpError::HandlerPanicked, request.method(), &headers_of(&request))
+        });
         drop(request);
         // RFC 9112 §9.6: a server that stops says so; but what it has received it answers.
-        head.keep_alive &= !self.server.shared.is_stopping.load(Ordering::Acquire) || !self.bytes.is_empty();
+        head.keep_alive &= !self.server.is_stopping.load(Ordering::Acquire) || !self.bytes.is_empty();
         self.respond(response, &head)
     }
 
     /// Reads the next request, with its body, into `head`.
     fn request(&mut self, head: &mut Head) -> Result<(), Stop> {
+        *self.peer.request_id() = None;
         self.since = (!self.bytes.is_empty()).then(Instant::now);
         self.bytes.shrink_to(READ_BYTES);
         // Read from its start whenever more has come: a head is too small for that to be worth an attack.
@@ -137,7 +142,7 @@ impl ConnectionLoop<'_> {
 
     /// Sends a response, and ends the connection where that is meant.
     fn respond(&mut self, response: Response, head: &Head) -> Result<(), Stop> {
-        self.send(&head::response(response, head))?;
+        self.send(&response::written(response, head))?;
         if head.keep_alive { Ok(()) } else { self.linger() }
     }
 
@@ -174,6 +179,23 @@ impl ConnectionLoop<'_> {
     }
 }
 
+impl Phase {
+    /// Whether no response is on its way, so that one can be sent in the place of the connection's thread.
+    pub(super) fn is_unanswered(&self) -> bool {
+        !matches!(self, Phase::Busy | Phase::Writing(_))
+    }
+
+    /// Whether the connection waits for its client.
+    pub(super) fn is_waiting(&self) -> bool {
+        !matches!(self, Phase::Busy | Phase::Handling(..))
+    }
+
+    /// Whether a handler has had its request for too long.
+    pub(super) fn is_overdue(&self) -> bool {
+        matches!(self, Phase::Handling(since, _) if since.elapsed() >= HANDLER_TIME)
+    }
+}
+
 fn headers_of(request: &Request) -> Headers {
     request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
@@ -192,13 +214,31 @@ impl Connection {
         !matches!(peeked, Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR))
     }
 
+    /// Leaves the id of the request that the handler works on, so that a rejection in the handler's place can name it.
+    pub fn set_request_id(&self, id: u128) {
+        *self.request_id() = Some(id);
+    }
+
+    /// Whether the request was answered in the handler's place. The handler then begins nothing more: nobody would
+    /// learn of it.
+    pub fn is_answered(&self) -> bool {
+        self.phase().is_none()
+    }
+
+    /// Makes sure that the handler's answer is the one that is sent: from now on none is sent in its place. `false`
+    /// where one was already.
+    pub fn claim_answer(&self) -> bool {
+        self.enter(Phase::Busy).is_ok()
+    }
+
     /// A connection that has just been accepted.
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Connection> {
         // Where they fail the connection costs more time or memory; the cap holds all the same.
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(IDLE_TIME));
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BYTES);
-        Arc::new(Connection { stream, address, phase: Mutex::new(Some(Phase::Idle(Instant::now()))) })
+        let phase = Mutex::new(Some(Phase::Idle(Instant::now())));
+        Arc::new(Connection { stream, address, phase, request_id: Mutex::default() })
     }
 
     /// Who holds the connection: an IPv4 address, or the /64 of an IPv6 one, which is a single customer's.
@@ -211,6 +251,10 @@ impl Connection {
 
     fn phase(&self) -> MutexGuard<'_, Option<Phase>> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request_id(&self) -> MutexGuard<'_, Option<u128>> {
+        self.request_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the connection's own thread does from now on, unless the connection was taken from it.
@@ -232,17 +276,29 @@ impl Connection {
         taken.map(|_| self.stream.shutdown(Shutdown::Both)).is_some()
     }
 
-    /// Refuses the request in place of the connection's thread, without waiting. Does nothing where a response is on
-    /// its way already.
-    pub(super) fn dismiss(&self, server: &Server, refusal: HttpError) {
-        let (method, headers) = match self.phase().take_if(|phase| !matches!(phase, Phase::Busy | Phase::Writing(_))) {
-            None => return,
-            Some(Phase::Handling(request)) => (request.method().to_owned(), headers_of(&request)),
+    /// Whether a handler has had the request for too long.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.phase().as_ref().is_some_and(Phase::is_overdue)
+    }
+
+    /// Answers in place of the connection's thread, if `may` says so of what is being done. Does not wait; the
+    /// connection's thread closes it, as soon as it is back from the handler.
+    pub(super) fn dismiss(&self, server: &Server, error: HttpError, may: impl FnOnce(&Phase) -> bool) -> bool {
+        let (method, headers) = match self.phase().take_if(|phase| may(phase)) {
+            None => return false,
+            Some(Phase::Handling(_, request)) => (request.method().to_owned(), headers_of(&request)),
             Some(_) => (String::new(), Headers::new()),
         };
-        let response = server.refuse(refusal, self.address, &headers);
-        let _ = self.send_now(&head::response(response, &Head { method, ..Head::default() }));
+        let response = self.reject(server, error, &method, &headers);
+        let _ = self.send_now(&response::written(response, &Head { method, ..Head::default() }));
         let _ = self.stream.shutdown(Shutdown::Write);
+        true
+    }
+
+    /// The application's words for an error.
+    fn reject(&self, server: &Server, error: HttpError, method: &str, headers: &Headers) -> Response {
+        let request_id = *self.request_id();
+        server.reject(&RejectedRequest { error, address: self.address, method, headers, request_id })
     }
 
     /// Sends what there is room for, and gives the rest.
@@ -261,56 +317,5 @@ impl Connection {
             poll(&mut [PollFd::new(&self.stream, flags)], left.as_ref())
         };
         retry_on_intr(poll_once).is_ok_and(|ready| ready > 0)
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on must fail at once")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_of_a_response_cannot_end_its_line_or_change_the_framing() {
-        let fields = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b", "a\u{1b}b"].map(|value| ("X-Value", value));
-        let names =
-            ["X\r\nY", "X: 1\r\nY", "X Y", "X:", "", "Content-Length", "TRANSFER-ENCODING", "connection", "Date"];
-        let kept = [("X-Tab", "a\tb"), ("X-Text", "\u{e9}"), ("X-Empty", "")];
-        let response = fields
-            .into_iter()
-            .chain(names.map(|name| (name, "1")))
-            .chain(kept)
-            .fold(Response::text("hello"), |response, (name, value)| response.with_additional_header(name, value));
-        let request = Head { keep_alive: true, ..Head::default() };
-        let text = String::from_utf8(head::response(response, &request)).unwrap();
-        let (head, content) = text.split_once("\r\n\r\n").unwrap();
-        let mut lines: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with("Date: ")).collect();
-        lines.sort_unstable();
-        assert_eq!(content, "hello");
-        assert_eq!(
-            lines,
-            [
-                "Connection: keep-alive",
-                "Content-Length: 5",
-                "Content-Type: text/plain; charset=utf-8",
-                "HTTP/1.1 200 ",
-                "X-Empty: ",
-                "X-Tab: a\tb",
-                "X-Text: \u{e9}",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_response_without_content_has_none() {
-        let written = |status, method: &str| {
-            let request = Head { method: method.to_owned(), ..Head::default() };
-            let response = Response::text("hello").with_status_code(status);
-            String::from_utf8(head::response(response, &request)).unwrap()
-        };
-        assert!(written(200, "HEAD").ends_with("Content-Length: 5\r\n\r\n"));
-        for status in [204, 304] {
-            assert!(written(status, "GET").ends_with("\r\n\r\n") && !written(status, "GET").contains("Length"));
-        }
-        assert!(written(404, "GET").contains("Connection: close\r\n"));
     }
 }

@@ -1,14 +1,9 @@
-//! Heads: a request's is read, a response's is written.
+//! The head of a request: read and judged.
 //!
 //! `httparse` cuts the lines into tokens and checks their characters. What it lets pass and two programs may read in
 //! two ways is refused here, never repaired.
 //!
 //! Source: RFC 9112 §2 to §6, §9; RFC 9110 §7, §10.
-
-use std::io::{Read, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use rouille::Response;
 
 use super::body::Body;
 use super::{Headers, HttpError};
@@ -147,63 +142,9 @@ fn is_authority_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
 }
 
-/// A response as it is sent, to a request with this head. In one piece, for one send: two would wait for each other's
-/// acknowledgement or, with `TCP_NODELAY`, cost a quarter of the throughput.
-pub(super) fn response(response: Response, request: &Head) -> Vec<u8> {
-    let mut content = Vec::new();
-    let status = response.data.into_reader_and_size().0.read_to_end(&mut content).map_or(500, |_| response.status_code);
-    let (date, option) = (http_date(SystemTime::now()), if request.keep_alive { "keep-alive" } else { "close" });
-    // RFC 9112 §4: the reason phrase may be empty, and is for nobody.
-    let mut bytes = format!("HTTP/1.1 {status} \r\nDate: {date}\r\nConnection: {option}\r\n").into_bytes();
-    for (name, value) in response.headers.iter().filter(|(name, value)| may_be_sent(name, value)) {
-        let _ = write!(bytes, "{name}: {value}\r\n");
-    }
-    // RFC 9110 §15.3.5, §15.4.5: these never have content, and no length says so (§8.6).
-    let has_content = !matches!(status, 204 | 304);
-    if has_content {
-        let _ = write!(bytes, "Content-Length: {}\r\n", content.len());
-    }
-    bytes.extend_from_slice(b"\r\n");
-    // RFC 9110 §9.3.2: HEAD is answered with GET's length and without its content.
-    if has_content && request.method != "HEAD" {
-        bytes.extend_from_slice(&content);
-    }
-    bytes
-}
-
-/// Whether a field of the handler's is one, whatever it was made from, and not the framing or the connection's, which
-/// are written here.
-fn may_be_sent(name: &str, value: &str) -> bool {
-    const OWN: [&str; 6] = ["connection", "content-length", "date", "trailer", "transfer-encoding", "upgrade"];
-    // RFC 9110 §5.6.2: a name is a token; §5.5: no CR, LF or NUL, with which a value would end its field or the head.
-    let is_token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-    let has_control = value.bytes().any(|b| b.is_ascii_control() && b != b'\t');
-    !name.is_empty() && is_token && !has_control && !OWN.contains(&name.to_ascii_lowercase().as_str())
-}
-
-/// A time as RFC 9110 §5.6.7 writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(time: SystemTime) -> String {
-    const DAYS: [&str; 7] = ["Wed", "Thu", "Fri", "Sat", "Sun", "Mon", "Tue"];
-    const MONTHS: [&str; 12] = ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    // Howard Hinnant's `civil_from_days`: years begin in March, so that a leap day is the last of its year.
-    let days = seconds / 86_400 + 719_468;
-    let day_of_era = days % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let year = days / 146_097 * 400 + year_of_era + u64::from(month > 9);
-    let (weekday, month) = (DAYS.get((days % 7) as usize).unwrap_or(&""), MONTHS.get(month as usize).unwrap_or(&""));
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on must fail at once")]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// The head and what is left of the input; nothing while the head is incomplete.
@@ -370,16 +311,5 @@ mod tests {
         assert_eq!(head(0, 90_000, 0), Err(HttpError::HeadTooLarge));
         assert_eq!(head(0, 1, 63), Ok(true));
         assert_eq!(head(0, 1, 64), Err(HttpError::HeadTooLarge));
-    }
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        let date = |seconds| http_date(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
-        assert_eq!(date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(date(951_782_399), "Mon, 28 Feb 2000 23:59:59 GMT");
-        assert_eq!(date(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
-        assert_eq!(date(951_868_800), "Wed, 01 Mar 2000 00:00:00 GMT");
-        assert_eq!(date(1_704_067_199), "Sun, 31 Dec 2023 23:59:59 GMT");
-        assert_eq!(date(4_107_542_400), "Mon, 01 Mar 2100 00:00:00 GMT");
     }
 }

@@ -7,44 +7,35 @@
 //!
 //! Source: RFC 9110 (semantics), RFC 9112 (HTTP/1.1).
 
+mod admission;
 mod body;
 mod connection;
 mod head;
+mod response;
 
-use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use admission::Server;
 pub use connection::Connection;
-use connection::Phase;
 
 /// How many connections may wait to be accepted. With 128, which `std` asks for, a burst of clients overflows it, and
 /// they try again after a second.
 const BACKLOG: u16 = 1024;
-/// What a thread has, and so a handler but for a few KiB: little, since there are many.
-const STACK_BYTES: usize = 256 * 1024;
-/// How long a thread without a connection waits for one: threads that are used again halve the cost of a connection.
-const THREAD_IDLE_TIME: Duration = Duration::from_secs(5);
 /// How long accepting rests: at most until those that are evicted have left, or where descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(50);
-/// From the stop on: when idle connections are closed, on which a request may be coming still; and when what is left is
-/// refused, and has half a second to go out.
-const STOP_IDLE_TIME: Duration = Duration::from_secs(1);
-const STOP_REFUSE_TIME: Duration = Duration::from_secs(9);
-
+/// How long a handler may take. Then the request is answered in its place, and the connection closes.
+pub const HANDLER_TIME: Duration = Duration::from_secs(9);
+/// How often handlers are looked at, and whether the server is to stop, however fast clients come.
+const TICK: Duration = Duration::from_millis(500);
 /// A head's fields, name and value, in order.
 type Headers = Vec<(String, String)>;
-type Handle = dyn Fn(&Request, &Connection) -> Response + Send + Sync;
-type Refuse = dyn Fn(HttpError, SocketAddr, &[(String, String)]) -> Response + Send + Sync;
-
 /// What a `Listener` is told about its surroundings.
 pub struct Settings {
     /// The most connections that are open at once.
@@ -74,12 +65,28 @@ pub enum HttpError {
     HandlerPanicked,
     /// 501: a transfer coding other than `chunked`.
     NotImplemented,
+    /// 503: the handler took over 9 s.
+    HandlerTimeout,
     /// 503: as many connections as there may be, and none of them waits for its client.
     TooManyConnections,
     /// 503: the server stops, and the request was not done in time.
     Stopping,
     /// 505: a version of HTTP other than 1.0 and 1.1.
     VersionNotSupported,
+}
+
+/// A request, or what came in place of one, that gets no answer by a handler.
+pub struct RejectedRequest<'a> {
+    /// Why.
+    pub error: HttpError,
+    /// The address and port at the other end of the socket.
+    pub address: SocketAddr,
+    /// The method; empty where none was understood.
+    pub method: &'a str,
+    /// The fields, as far as they were understood: name in lower case, and value.
+    pub headers: &'a [(String, String)],
+    /// What its handler gave to [`Connection::set_request_id`]; `None` where there was no handler.
+    pub request_id: Option<u128>,
 }
 
 /// Stops a `Listener`, from any thread.
@@ -126,18 +133,18 @@ impl Listener {
         self.stopper.clone()
     }
 
-    /// Serves until it is stopped. `handle` gets the requests, many at once, each on its connection's thread. What has
-    /// no answer by it is worded by `refuse`, which gets the request's fields as far as they were understood.
+    /// Serves until it is stopped. `handle` gets the requests, many at once, each on its connection's thread. `reject`
+    /// words the answer to what gets none by `handle`: also to a request that `handle` has had for over 9 s.
     ///
-    /// After the stop no connection is accepted; requests that were are answered, or refused where that takes over
+    /// After the stop no connection is accepted; requests that were are answered, or rejected where that takes over
     /// 9 s. Returns within 10 s of the stop, even where a handler does not.
-    pub fn run<H, R>(self, settings: Settings, handle: H, refuse: R)
+    pub fn run<H, R>(self, settings: Settings, handle: H, reject: R)
     where
         H: Fn(&Request, &Connection) -> Response + Send + Sync + 'static,
-        R: Fn(HttpError, SocketAddr, &[(String, String)]) -> Response + Send + Sync + 'static,
+        R: Fn(&RejectedRequest<'_>) -> Response + Send + Sync + 'static,
     {
-        let (handle, refuse) = (Box::new(handle), Box::new(refuse));
-        let server = Arc::new(Server { settings, handle, refuse, shared: Shared::default() });
+        let (handle, reject) = (Box::new(handle), Box::new(reject));
+        let server = Arc::new(Server::new(settings, handle, reject));
         self.accept(&server);
         // Before any client is told to close: who then connects again is refused, and not accepted by nobody.
         drop(self.socket);
@@ -148,9 +155,11 @@ impl Listener {
     fn accept(&self, server: &Arc<Server>) {
         let mut sources = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
         while sources.first().is_some_and(|stop| stop.revents().is_empty()) {
-            let _ = poll(&mut sources, None);
-            // So many at most, so that a stop is seen however fast clients come.
-            for _ in 0..BACKLOG {
+            let has_handlers = !server.state().open.is_empty();
+            let _ = poll(&mut sources, Timespec::try_from(TICK).ok().filter(|_| has_handlers).as_ref());
+            server.answer_overdue();
+            let began = Instant::now();
+            while began.elapsed() < TICK {
                 match self.socket.accept() {
                     Ok((stream, address)) => server.admit(Connection::new(stream, address)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -162,116 +171,6 @@ impl Listener {
                     }
                 }
             }
-        }
-    }
-}
-
-/// What every thread has at hand.
-struct Server {
-    settings: Settings,
-    handle: Box<Handle>,
-    refuse: Box<Refuse>,
-    shared: Shared,
-}
-
-#[derive(Default)]
-struct Shared {
-    is_stopping: AtomicBool,
-    state: Mutex<State>,
-    /// Told when a connection has left.
-    room: Condvar,
-    /// Told when a connection is in the queue.
-    work: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    open: Vec<Arc<Connection>>,
-    /// Open connections that have no thread yet.
-    queue: VecDeque<Arc<Connection>>,
-    /// Threads that serve nobody, also those that have yet to start: so there are never more threads than connections
-    /// may be open.
-    free_threads: usize,
-}
-
-impl Server {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The application's words for a refusal; none, should it panic.
-    fn refuse(&self, refusal: HttpError, address: SocketAddr, headers: &Headers) -> Response {
-        catch_unwind(AssertUnwindSafe(|| (self.refuse)(refusal, address, headers)))
-            .unwrap_or_else(|_| Response::text("").with_status_code(500))
-    }
-
-    /// Gives a new connection a thread, or refuses it where there is no room or no thread.
-    fn admit(self: &Arc<Server>, peer: Arc<Connection>) {
-        let mut state = self.state();
-        if state.open.len() >= self.settings.max_connections {
-            let enough = state.open.len() - self.evict(&state);
-            let waited = self.shared.room.wait_timeout_while(state, PAUSE, |state| state.open.len() > enough);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let server = Arc::clone(self);
-        let spawn = || thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work()).is_ok();
-        let has_room = state.open.len() < self.settings.max_connections;
-        if has_room && state.free_threads <= state.queue.len() && spawn() {
-            state.free_threads += 1;
-        }
-        if has_room && state.free_threads > state.queue.len() {
-            state.open.push(Arc::clone(&peer));
-            state.queue.push_back(peer);
-            return self.shared.work.notify_one();
-        }
-        drop(state);
-        peer.dismiss(self, HttpError::TooManyConnections);
-    }
-
-    /// Closes those connections that have waited longest for their clients, and gives how many. Several, so that a crowd
-    /// of new ones need not wait for a thread to end at each of them.
-    fn evict(&self, state: &State) -> usize {
-        let Settings { max_connections: cap, evict_by_address } = self.settings;
-        let mut held = HashMap::<IpAddr, usize>::new();
-        state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
-        let is_fair = |peer: &Connection| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
-        let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
-        waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
-        let is_waiting = |phase: &Phase| !matches!(phase, Phase::Busy | Phase::Handling(_));
-        waiting.iter().take((cap / 32).max(1)).filter(|(_, peer)| peer.evict(is_waiting)).count()
-    }
-
-    /// Serves connections from the queue, until for a while there is none: the life of a thread.
-    fn work(&self) {
-        let mut state = self.state();
-        loop {
-            let waited = self.shared.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            state.free_threads -= 1;
-            let Some(peer) = state.queue.pop_front() else { return };
-            drop(state);
-            connection::serve(self, &peer);
-            state = self.state();
-            state.open.retain(|other| !Arc::ptr_eq(other, &peer));
-            state.free_threads += 1;
-            self.shared.room.notify_all();
-        }
-    }
-
-    /// Lets the connections end.
-    fn drain(&self) {
-        let stopped = Instant::now();
-        self.shared.is_stopping.store(true, Ordering::Release);
-        let mut state = self.state();
-        while !state.open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
-            for peer in &state.open {
-                if stopped.elapsed() >= STOP_REFUSE_TIME {
-                    peer.dismiss(self, HttpError::Stopping);
-                } else if stopped.elapsed() >= STOP_IDLE_TIME {
-                    peer.evict(|phase| matches!(phase, Phase::Idle(_)));
-                }
-            }
-            state = self.shared.room.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

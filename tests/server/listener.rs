@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use latchkey::server::{Connection as ServerConnection, HttpError, Listener, Settings, Stopper};
+use latchkey::server::{Connection as ServerConnection, HttpError, Listener, RejectedRequest, Settings, Stopper};
 use rouille::{Request, Response};
 use rustix::process::Signal;
 use serde_json::json;
@@ -595,35 +595,41 @@ struct Local {
 }
 
 impl Local {
-    /// `/sleep/N` takes N ms, `/long/N` answers N bytes, `/panic` panics, `/gone` tells when the client has gone.
+    /// `/sleep/N` takes N ms and tells whether it was answered meanwhile, `/long/N` answers N bytes, `/panic` panics,
+    /// `/gone` tells when the client has gone. Each leaves 7 as its id.
     fn start(max_connections: usize) -> (Self, mpsc::Receiver<bool>) {
         let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let (address, stopper) = (listener.local_address(), listener.stopper());
         let (sender, receiver) = mpsc::channel();
-        let handle = move |request: &Request, peer: &ServerConnection| {
+        let handle = move |request: &Request, connection: &ServerConnection| {
             let url = request.raw_url();
+            connection.set_request_id(7);
             if let Some(millis) = url.strip_prefix("/sleep/").and_then(|millis| millis.parse().ok()) {
                 thread::sleep(Duration::from_millis(millis));
+                let is_answered = connection.is_answered();
+                assert_eq!(connection.claim_answer(), !is_answered);
+                let _ = sender.send(is_answered);
             }
             if let Some(length) = url.strip_prefix("/long/").and_then(|length| length.parse().ok()) {
                 return Response::from_data("text/plain", long(length));
             }
             if url == "/gone" {
                 let start = Instant::now();
-                while !peer.is_gone() && start.elapsed() < PATIENCE {
+                while !connection.is_gone() && start.elapsed() < PATIENCE {
                     thread::sleep(Duration::from_millis(5));
                 }
-                let _ = sender.send(peer.is_gone());
+                let _ = sender.send(connection.is_gone());
             }
             assert!(url != "/panic", "as it was asked to");
             Response::text(url)
         };
-        let refuse = |refusal, _, _: &[(String, String)]| {
-            assert!(refusal != HttpError::NotImplemented, "as it was asked to");
-            Response::text(format!("{refusal:?}")).with_status_code(503)
+        let reject = |rejected: &RejectedRequest<'_>| {
+            let RejectedRequest { error, method, request_id, .. } = rejected;
+            assert!(*error != HttpError::NotImplemented, "as it was asked to");
+            Response::text(format!("{method} {request_id:?} {error:?}")).with_status_code(503)
         };
         let settings = Settings { max_connections, evict_by_address: true };
-        (Self { address, stopper, running: thread::spawn(move || listener.run(settings, handle, refuse)) }, receiver)
+        (Self { address, stopper, running: thread::spawn(move || listener.run(settings, handle, reject)) }, receiver)
     }
 
     /// Sends a request; what comes back as text until the server closes, or as far as it comes in time.
@@ -728,6 +734,44 @@ fn a_handler_can_tell_that_its_client_has_gone() {
 }
 
 #[test]
+fn a_handler_over_9_s_is_answered_503_in_its_place_and_under_its_id() {
+    let (local, answered) = Local::start(8);
+    thread::scope(|scope| {
+        let short = scope.spawn(|| local.text(&(get("/sleep/8500") + &get_and_close("/after"))));
+        let start = Instant::now();
+        let text = local.text(&(get("/sleep/11000") + &get("/after")));
+        assert!((9.0..10.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
+        assert!(text.starts_with("HTTP/1.1 503") && text.ends_with("GET Some(7) HandlerTimeout"), "{text}");
+        assert_eq!(text.matches("Connection: close").count(), 1, "{text}");
+        assert!(short.join().unwrap().ends_with("/after"), "a handler under 9 s was hit");
+    });
+    assert!(!answered.recv_timeout(PATIENCE).unwrap(), "its own answer was sent");
+    assert!(answered.recv_timeout(PATIENCE).unwrap(), "it can tell that it was answered");
+}
+
+#[test]
+fn handlers_that_never_return_shut_nobody_out_and_are_bounded() {
+    let (local, _) = Local::start(8);
+    let ask = |millis: u32| {
+        let stream = connect(local.address).unwrap();
+        (&stream).write_all(get(&format!("/sleep/{millis}")).as_bytes()).unwrap();
+        stream
+    };
+    let stuck: Vec<_> = (0..8).map(|_| ask(60_000)).collect();
+    for mut stream in stuck {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("HandlerTimeout"), "{text}");
+    }
+    assert!(local.text(&get_and_close("/after")).ends_with("/after"));
+    // Four of the eight have made room, and no more.
+    let busy: Vec<_> = (0..4).map(|_| ask(60_000)).collect();
+    thread::sleep(Duration::from_millis(300));
+    assert!(local.text(&get("/")).ends_with("TooManyConnections"));
+    drop(busy);
+}
+
+#[test]
 fn a_request_of_2_5_s_is_answered_after_the_stop() {
     let (local, _) = Local::start(8);
     thread::scope(|scope| {
@@ -749,7 +793,7 @@ fn a_handler_that_does_not_return_cannot_hold_up_the_stop() {
         let start = Instant::now();
         local.stopper.stop();
         let text = text.join().unwrap();
-        assert!(text.ends_with("Stopping") && start.elapsed() > Duration::from_secs(8), "{text}");
+        assert!(text.ends_with("HandlerTimeout") && start.elapsed() > Duration::from_secs(8), "{text}");
         await_that("the listener returns", || local.running.is_finished());
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     });
