@@ -1,77 +1,22 @@
-// `api.js` against the real server: what its users rely on, above all when tokens end and answers get lost.
+// `api.js` against the real server: accounts, tasks, refreshing, logging out.
 
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, describe, mock, test } from "node:test";
+import { describe, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 
 import { createClient } from "../../src/web/api.js";
-import { PASSWORD, first, freshEmail, startProxy, startServer } from "./server.js";
-
-const LIMIT = 3;
-let server, proxy;
-let ahead = 0;
-const realNow = Date.now;
-mock.method(Date, "now", () => realNow() + ahead);
-before(async () => (server = await startServer({ ACCESS_TOKEN_SECONDS: "60", LOGIN_FAILURE_LIMIT: String(LIMIT) })));
-after(async () => assert.equal(await server.stop(), 0));
-beforeEach(async () => (proxy = await startProxy(server.url)));
-afterEach(() => {
-  ahead = 0;
-  proxy.stop();
-});
-
-const storage = (items = new Map()) => ({
-  items,
-  getItem: (name) => items.get(name) ?? null,
-  setItem: (name, value) => items.set(name, value),
-  removeItem: (name) => items.delete(name),
-  get token() {
-    return [...items.values()][0];
-  },
-});
-
-async function must(pending) {
-  const { data, error } = await pending;
-  assert.equal(error, null);
-  return data;
-}
-
-/** A client behind the proxy, logged in. */
-async function loggedIn(options = {}) {
-  const client = createClient({ baseUrl: proxy.url, ...options });
-  const credentials = { email: freshEmail(), password: PASSWORD };
-  await must(client.register(credentials));
-  const tokens = await must(client.login(credentials));
-  proxy.seen.length = 0;
-  return { client, credentials, tokens };
-}
-
-/** Lets the client's clock, not the server's, go on. */
-const later = (seconds) => void (ahead += seconds * 1000);
-const raw = (path, body, token) =>
-  fetch(server.url + path, {
-    method: body ? "POST" : "GET",
-    headers: { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
-    body: body && JSON.stringify(body),
-  });
-/** Tokens of one session and second are equal: after this the next one differs. */
-async function nextSecond() {
-  const began = Math.floor(realNow() / 1000);
-  while (Math.floor(realNow() / 1000) === began) await new Promise((resolve) => setTimeout(resolve, 20));
-}
-/** The server hears another token in place of this one, and refuses it. */
-const poison = (token) => (request) => {
-  if (request.headers.authorization === `Bearer ${token}`) request.headers.authorization = "Bearer no.good.token";
-};
+import { hold, later, loggedIn, must, nextSecond, poison, proxy, raw, server, storage } from "./client.js";
+import { PASSWORD, first, startProxy } from "./server.js";
 
 describe("the flow", () => {
-  test("registering, logging in and reading who one is gives what the server tells", async () => {
+  test("register, log in, me", async () => {
     const { client, credentials } = await loggedIn();
     const me = await must(client.me());
     assert.equal(me.email, credentials.email);
     assert.deepEqual(Object.keys(me), ["id", "email", "is_active", "created_at"]);
   });
 
-  test("a task is added, read, changed, completed, toggled and removed", async () => {
+  test("a task is created, read, updated, completed and removed", async () => {
     const { client } = await loggedIn();
     const made = await must(client.tasks.create({ title: "Buy milk" }));
     assert.deepEqual(await must(client.tasks.get(made.id)), made);
@@ -83,7 +28,7 @@ describe("the flow", () => {
     assert.equal((await client.tasks.get(made.id)).error.status, 404);
   });
 
-  test("a list can be filtered and awaited", async () => {
+  test("a list of tasks can be filtered and awaited", async () => {
     const { client } = await loggedIn();
     const [a, b] = [await must(client.tasks.create({ title: "a" })), await must(client.tasks.create({ title: "b" }))];
     await must(client.tasks.complete(b.id, true));
@@ -92,13 +37,13 @@ describe("the flow", () => {
     assert.equal((await must(client.tasks.list({ limit: 1 }))).length, 1);
   });
 
-  test("an id cannot lead to another path", async () => {
+  test("path traversal: an id cannot lead to another path", async () => {
     const { client } = await loggedIn();
     await client.tasks.get("../../../auth/me?x=");
     assert.deepEqual(proxy.seen.map((request) => request.path), ["/api/me/tasks/..%2F..%2F..%2Fauth%2Fme%3Fx%3D"]);
   });
 
-  test("the password is changed and the account deleted", async () => {
+  test("change the password, delete the account", async () => {
     const kept = storage();
     const { client, credentials } = await loggedIn({ storage: kept });
     const wrong = await client.changePassword({ currentPassword: "not it", newPassword: `${PASSWORD} new` });
@@ -115,7 +60,7 @@ describe("the flow", () => {
 });
 
 describe("all tasks", () => {
-  test("iterating over a list gives every task once, page after page", async () => {
+  test("pagination: iterating gives every task once", async () => {
     const { client } = await loggedIn();
     const titles = ["1", "2", "3", "4", "5"];
     for (const title of titles) await must(client.tasks.create({ title }));
@@ -127,7 +72,7 @@ describe("all tasks", () => {
     assert.ok(proxy.seen.every((request) => request.path.includes("completed=false")));
   });
 
-  test("an error in the middle is the last item", async () => {
+  test("pagination: an error is the last item", async () => {
     const { client } = await loggedIn();
     for (const title of ["1", "2"]) await must(client.tasks.create({ title }));
     proxy.rules.push((request) => (request.path.includes("after=") ? { status: 500, body: "{}" } : undefined));
@@ -136,7 +81,7 @@ describe("all tasks", () => {
     assert.deepEqual(seen, ["1", 500]);
   });
 
-  test("a link to another host takes no token there", async () => {
+  test("token leak: a Link to another host is not followed", async () => {
     const { client } = await loggedIn();
     const elsewhere = await startProxy(server.url);
     for (const title of ["1", "2"]) await must(client.tasks.create({ title }));
@@ -151,7 +96,7 @@ describe("all tasks", () => {
     assert.equal(elsewhere.seen.length, 0);
   });
 
-  test("a redirection is not followed", async () => {
+  test("token leak: a redirect is not followed", async () => {
     const { client } = await loggedIn();
     const elsewhere = await startProxy(server.url);
     proxy.rules.push(() => ({ status: 307, headers: { Location: `${elsewhere.url}/auth/me` } }));
@@ -163,14 +108,14 @@ describe("all tasks", () => {
 });
 
 describe("refreshing", () => {
-  test("a token that lives for more than thirty seconds is used as it is", async () => {
+  test("an access token with over 30 s left is used as it is", async () => {
     const { client } = await loggedIn();
     later(25);
     await must(client.me());
     assert.equal(proxy.count("POST", "/auth/refresh"), 0);
   });
 
-  test("thirty seconds before its end the token is replaced before the call", async () => {
+  test("an access token with under 30 s left is refreshed first", async () => {
     const { client, tokens } = await loggedIn();
     await nextSecond();
     later(31);
@@ -179,7 +124,7 @@ describe("refreshing", () => {
     assert.notEqual(proxy.seen[1].headers.authorization, `Bearer ${tokens.access_token}`);
   });
 
-  test("twenty calls at once cause one refresh shortly before the end", async () => {
+  test("single flight: twenty calls at once cause one refresh", async () => {
     const { client } = await loggedIn();
     later(31);
     await Promise.all(Array.from({ length: 20 }, () => must(client.me())));
@@ -187,7 +132,7 @@ describe("refreshing", () => {
     assert.equal(proxy.count("GET", "/auth/me"), 20);
   });
 
-  test("after a 401 the token is refreshed once and the call repeated once, for twenty calls at once too", async () => {
+  test("after a 401: one refresh, and each call repeated once", async () => {
     const { client, tokens } = await loggedIn();
     await nextSecond();
     proxy.rules.push(poison(tokens.access_token));
@@ -197,9 +142,10 @@ describe("refreshing", () => {
     assert.equal((await must(client.tasks.list())).length, 20);
   });
 
-  test("a 401 after the refresh too is told, not tried for ever", async () => {
+  test("a second 401 is returned, not retried for ever", async () => {
     const told = [];
     const { client } = await loggedIn({ onUnauthorized: (error) => told.push(error.status) });
+    await nextSecond();
     proxy.rules.push((request) => (request.path === "/auth/me" ? { status: 401, body: "{}" } : undefined));
     assert.equal((await client.me()).error.status, 401);
     assert.equal(proxy.count("GET", "/auth/me"), 2);
@@ -207,7 +153,7 @@ describe("refreshing", () => {
     assert.deepEqual(told, [401]);
   });
 
-  test("a refresh whose answer is lost is asked for again and gives the same successor", async () => {
+  test("a refresh whose answer is lost is repeated", async () => {
     const { client } = await loggedIn();
     proxy.rules.push(first(1, "POST", "/auth/refresh", "lose"));
     later(31);
@@ -218,14 +164,14 @@ describe("refreshing", () => {
     await must(client.me());
   });
 
-  test("while the refresh cannot be answered, a token that still lives serves", async () => {
+  test("while refresh is unavailable a valid access token serves", async () => {
     const { client } = await loggedIn();
     proxy.rules.push((r) => (r.path === "/auth/refresh" ? { status: 503, headers: { "Retry-After": "60" } } : undefined));
     later(31);
     await must(client.me());
   });
 
-  test("a refresh token that was used before ends the session, and the page is told once", async () => {
+  test("refresh token reuse: session over, onUnauthorized once", async () => {
     const told = [];
     const kept = storage();
     const { client } = await loggedIn({ storage: kept, onUnauthorized: (error) => told.push(error.title) });
@@ -240,7 +186,7 @@ describe("refreshing", () => {
     assert.equal((await raw("/auth/me", null, next.access_token)).status, 401);
   });
 
-  test("two tabs with one storage live on after either has refreshed", async () => {
+  test("two tabs with one storage survive each other's refresh", async () => {
     const shared = storage();
     const { client } = await loggedIn({ storage: shared });
     const other = createClient({ baseUrl: proxy.url, storage: shared });
@@ -251,7 +197,7 @@ describe("refreshing", () => {
     }
   });
 
-  test("a tab that lost the race goes on with what the other has put into their storage", async () => {
+  test("a tab whose refresh lost the race uses the other's token", async () => {
     const shared = storage();
     const { client } = await loggedIn({ storage: shared });
     const next = await (await raw("/auth/refresh", { refresh_token: shared.token })).json();
@@ -266,7 +212,7 @@ describe("refreshing", () => {
     assert.equal(proxy.count("POST", "/auth/refresh"), 2);
   });
 
-  test("a client that was closed goes on with the refresh token from its storage", async () => {
+  test("a new client resumes from the refresh token in storage", async () => {
     const kept = storage();
     const { credentials } = await loggedIn({ storage: kept });
     const reopened = createClient({ baseUrl: proxy.url, storage: kept });
@@ -274,7 +220,7 @@ describe("refreshing", () => {
     assert.deepEqual([...kept.items.keys()], ["latchkey.refresh_token"]);
   });
 
-  test("nothing is kept outside of the client where no storage is given", async () => {
+  test("without storage no other client shares the session", async () => {
     await loggedIn();
     const other = createClient({ baseUrl: proxy.url });
     assert.equal((await other.me()).error.status, 401);
@@ -283,7 +229,7 @@ describe("refreshing", () => {
 });
 
 describe("logging out", () => {
-  test("logging out ends the session on the server and forgets the tokens", async () => {
+  test("logout revokes the session and forgets the tokens", async () => {
     const kept = storage();
     const { client, tokens } = await loggedIn({ storage: kept });
     await must(client.logout());
@@ -292,7 +238,7 @@ describe("logging out", () => {
     assert.equal((await client.me()).error.status, 401);
   });
 
-  test("logging out everywhere ends another client's session, which learns it with its next call", async () => {
+  test("logoutAll revokes the session of another client", async () => {
     const told = [];
     const { client, credentials } = await loggedIn();
     const other = createClient({ baseUrl: proxy.url, onUnauthorized: () => told.push("other") });
@@ -302,13 +248,13 @@ describe("logging out", () => {
     assert.deepEqual(told, ["other"]);
   });
 
-  test("logging out of a session that is over already is no error", async () => {
+  test("logout of a session that is over is no error", async () => {
     const { client, tokens } = await loggedIn();
     await fetch(`${server.url}/auth/logout`, { method: "POST", headers: { Authorization: `Bearer ${tokens.access_token}` } });
     assert.deepEqual(await client.logout(), { data: null, error: null });
   });
 
-  test("logging out without a connection forgets the tokens and says that the server does not know", async () => {
+  test("logout without a connection forgets the tokens and fails", async () => {
     const kept = storage();
     const { client } = await loggedIn({ storage: kept });
     proxy.rules.push(() => "drop");
@@ -316,7 +262,7 @@ describe("logging out", () => {
     assert.equal(kept.items.size, 0);
   });
 
-  test("a refresh that was under way does not undo the login of another user", async () => {
+  test("race: a refresh under way does not undo a login", async () => {
     const kept = storage();
     const { client } = await loggedIn({ storage: kept });
     const { credentials } = await loggedIn();
@@ -334,7 +280,7 @@ describe("logging out", () => {
     assert.equal(kept.token, token);
   });
 
-  test("a refresh that was under way does not undo a logout", async () => {
+  test("race: a refresh under way does not undo a logout", async () => {
     const kept = storage();
     const { client } = await loggedIn({ storage: kept });
     let release;
@@ -348,136 +294,37 @@ describe("logging out", () => {
     assert.equal(kept.items.size, 0);
     assert.equal((await client.me()).error.status, 401);
   });
-});
 
-describe("failures", () => {
-  test("a broken rule comes with its field and its sentence", async () => {
-    const { error } = await createClient({ baseUrl: proxy.url }).register({ email: "no e-mail", password: PASSWORD });
-    assert.deepEqual(Object.keys(error), ["status", "title", "detail", "errors", "retryAfter"]);
-    assert.equal(error.status, 422);
-    assert.deepEqual(error.errors.map((broken) => broken.field), ["email"]);
-    assert.equal(error.retryAfter, null);
-  });
-
-  test("without a connection every call resolves to status 0", async () => {
-    const client = createClient({ baseUrl: "http://127.0.0.1:1" });
-    const calls = [client.me(), client.login({ email: "a@b.c", password: "x" }), client.tasks.list(), client.tasks.remove("x")];
-    for (const { data, error } of await Promise.all(calls)) {
-      assert.equal(data, null);
-      assert.equal(error.status, 0);
-      assert.ok(error.detail.length > 0);
-    }
-  });
-
-  test("a proxy's own page is an error like any other", async () => {
-    proxy.rules.push(() => ({ status: 502, headers: { "Content-Type": "text/html" }, body: "<h1>Bad gateway</h1>" }));
-    const { error } = await createClient({ baseUrl: proxy.url }).me();
-    assert.deepEqual([error.status, error.title], [502, "Bad Gateway"]);
-  });
-
-  test("what is no JSON behind a 200 is an error", async () => {
-    proxy.rules.push(() => ({ status: 200, body: "<h1>Welcome to the hotel</h1>" }));
-    assert.equal((await createClient({ baseUrl: proxy.url }).me()).error.status, 0);
-  });
-
-  test("a 503 is repeated after Retry-After where that is safe", async () => {
-    const { client } = await loggedIn();
-    proxy.rules.push(first(1, "GET", "/auth/me", { status: 503, headers: { "Retry-After": "1" }, body: "{}" }));
-    const began = performance.now();
-    await must(client.me());
-    assert.ok(performance.now() - began >= 990);
-    assert.equal(proxy.count("GET", "/auth/me"), 2);
-  });
-
-  test("a 503 is not repeated for what must not happen twice", async () => {
-    const { client } = await loggedIn();
-    const made = await must(client.tasks.create({ title: "once" }));
-    const busy = { status: 503, headers: { "Retry-After": "1" }, body: "{}" };
-    proxy.rules.push(() => busy);
-    proxy.seen.length = 0;
-    const calls = [
-      client.tasks.create({ title: "twice" }),
-      client.tasks.complete(made.id),
-      client.tasks.remove(made.id),
-      client.register({ email: freshEmail(), password: PASSWORD }),
-      client.changePassword({ currentPassword: PASSWORD, newPassword: PASSWORD }),
-    ];
-    for (const { error } of await Promise.all(calls)) assert.deepEqual([error.status, error.retryAfter], [503, 1]);
-    assert.equal(proxy.seen.length, calls.length);
-  });
-
-  test("a long Retry-After is told, not waited for, and repeating ends", async () => {
-    const { client } = await loggedIn();
-    proxy.rules.push(first(1, "GET", "/auth/me", { status: 503, headers: { "Retry-After": "60" }, body: "{}" }));
-    assert.equal((await client.me()).error.retryAfter, 60);
-    proxy.rules.push(() => ({ status: 503, headers: { "Retry-After": "0" }, body: "{}" }));
-    proxy.seen.length = 0;
-    assert.equal((await client.me()).error.status, 503);
-    assert.equal(proxy.seen.length, 3);
-  });
-
-  test("too many wrong passwords are a 429 that says how long to wait, and is not repeated", async () => {
-    const { client, credentials } = await loggedIn();
-    for (let n = 0; n < LIMIT; n += 1) await client.login({ ...credentials, password: "wrong" });
-    const { error } = await client.login(credentials);
-    assert.equal(error.status, 429);
-    assert.ok(error.retryAfter > 0);
-    assert.equal(proxy.count("POST", "/auth/login"), LIMIT + 1);
-  });
-});
-
-describe("tokens of somebody else", () => {
-  /** Better Auth's `authClient`, as far as `token()` goes: a network call each time, never a rejection. */
-  async function authClient() {
-    const { credentials } = await loggedIn();
-    const stub = { calls: 0, fails: null };
-    stub.token = async () => {
-      stub.calls += 1;
-      if (stub.fails) return { data: null, error: stub.fails };
-      const tokens = await (await raw("/auth/login", credentials)).json();
-      stub.last = tokens.access_token;
-      return { data: { token: tokens.access_token }, error: null };
-    };
-    return stub;
+  for (const change of ["logout", "login"]) {
+    test(`race: a ${change} during a login undoes that login`, async () => {
+      const kept = storage();
+      const [{ credentials }, other] = [await loggedIn(), await loggedIn()];
+      const client = createClient({ baseUrl: proxy.url, storage: kept });
+      const { arrived, release, answers } = hold("POST", "/auth/login");
+      const overtaken = client.login(credentials);
+      await arrived;
+      proxy.rules.length = 0;
+      const changed = change === "login" ? client.login(other.credentials) : client.logout();
+      assert.equal((await changed).error, null);
+      release();
+      assert.equal((await overtaken).error.title, "Superseded");
+      const me = await client.me();
+      assert.equal(me.data?.email, change === "login" ? other.credentials.email : undefined);
+      const unwanted = JSON.parse(answers[0].body).access_token;
+      const status = async () => (await raw("/auth/me", null, unwanted)).status;
+      for (let tries = 0; tries < 100 && (await status()) !== 401; tries += 1) await delay(20);
+      assert.equal(await status(), 401);
+    });
   }
 
-  test("authClient.token is asked once for twenty calls at once, and again shortly before the token's end", async () => {
-    const auth = await authClient();
-    const client = createClient({ baseUrl: proxy.url, getToken: () => auth.token() });
-    await Promise.all(Array.from({ length: 20 }, () => must(client.me())));
-    assert.equal(auth.calls, 1);
-    later(31);
-    await must(client.me());
-    assert.equal(auth.calls, 2);
-    assert.equal(proxy.count("POST", "/auth/refresh"), 0);
-  });
-
-  test("after a 401 a new token is asked for once", async () => {
-    const auth = await authClient();
-    const client = createClient({ baseUrl: proxy.url, getToken: auth.token });
-    await must(client.me());
-    proxy.rules.push(poison(auth.last));
-    await nextSecond();
-    await must(client.me());
-    assert.equal(auth.calls, 2);
-  });
-
-  test("an error of the issuer is an error here, and a plain string or nothing will do too", async () => {
-    const auth = await authClient();
-    auth.fails = { message: "Session expired", status: 401, statusText: "UNAUTHORIZED" };
+  test("after a new login onUnauthorized is called again", async () => {
     const told = [];
-    const client = createClient({ baseUrl: proxy.url, getToken: auth.token, onUnauthorized: (e) => told.push(e.detail) });
-    const { error } = await client.me();
-    assert.deepEqual([error.status, error.title, error.detail], [401, "UNAUTHORIZED", "Session expired"]);
-    assert.deepEqual(told, ["Session expired"]);
-    auth.fails = null;
-    await auth.token();
-    await must(createClient({ baseUrl: proxy.url, getToken: () => auth.last }).me());
-    assert.equal((await createClient({ baseUrl: proxy.url, getToken: async () => null }).me()).error.status, 401);
-  });
-
-  test("a getToken that throws is an error like any other", async () => {
-    const client = createClient({ baseUrl: proxy.url, getToken: () => Promise.reject(new Error("offline")) });
-    assert.equal((await client.me()).error.status, 0);
+    const { client, credentials } = await loggedIn({ onUnauthorized: () => told.push("over") });
+    for (const times of [1, 2]) {
+      const { access_token } = (await client.login(credentials)).data;
+      await fetch(`${server.url}/auth/logout-all`, { method: "POST", headers: { Authorization: `Bearer ${access_token}` } });
+      for (let calls = 0; calls < 2; calls += 1) assert.equal((await client.me()).error.status, 401);
+      assert.equal(told.length, times);
+    }
   });
 });
