@@ -1,4 +1,5 @@
--- What limits guessing: attempts by e-mail and by address, counted in the database, so that every instance counts alike.
+-- Rate limits: login attempts and registrations, counted in the database, so that all instances share one count.
+-- The functions with control flow have their search_path fixed to the schema of this migration.
 
 create table attempts (
     -- made by the server: counting is repeatable, and a success takes its own attempt back
@@ -25,14 +26,29 @@ create table known_addresses (
     constraint known_addresses_pkey primary key (user_id, address),
     constraint known_addresses_user_id_fkey foreign key (user_id) references users (id) on delete cascade
 );
+-- finds what may be deleted
+create index known_addresses_last_seen_idx on known_addresses (last_seen);
 
 -- Seconds until fewer than `max_count` of these times lie within the last `span`; 0 if that is so now, or without limit.
+-- Never longer than the span, also where a clock that was set back left times in the future.
 create function seconds_until_free(newest_first timestamptz[], max_count integer, span interval) returns integer
-language sql stable as $$
-    select case
-        when max_count = 0 or cardinality(newest_first) < max_count then 0
-        else greatest(1, ceil(extract(epoch from newest_first[max_count] + span - clock_timestamp())))::integer
-    end
+language sql volatile
+return case
+    when max_count = 0 or cardinality(newest_first) < max_count then 0
+    else greatest(1, ceil(extract(epoch from
+        least(newest_first[max_count] + span - clock_timestamp(), span)
+    )))::integer
+end;
+
+-- Counting is right only where each statement sees what was committed before it. Under repeatable read or serializable
+-- (a default of the database or the role) a crowd of attempts would pass the limit; so nothing is allowed there.
+create function require_read_committed() returns void
+language plpgsql stable as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'attempts are counted under read committed only' using errcode = 'feature_not_supported';
+    end if;
+end
 $$;
 
 -- Reserves one login attempt: 0 and one row in attempts, or the seconds to wait and no row.
@@ -41,11 +57,12 @@ $$;
 create function reserve_login(
     attempt_id uuid, digest bytea, from_address text, user_id_or_null text, pair_limit integer, hour_limit integer
 ) returns integer
-language plpgsql volatile as $$
+language plpgsql volatile set search_path from current as $$
 declare
     known boolean;
     wait integer;
 begin
+    perform require_read_committed();
     -- always the address before the e-mail: no two callers can wait for each other
     perform pg_advisory_xact_lock(1, hashtext(from_address));
     perform pg_advisory_xact_lock(2, hashtext(encode(digest, 'hex')));
@@ -84,12 +101,13 @@ begin
 end
 $$;
 
--- Reserves one registration: 0 and one row in attempts, or the seconds to wait and no row.
+-- Reserves one registration: 0 and one row in attempts, or the seconds to wait and no row. Volatile as reserve_login.
 create function reserve_registration(attempt_id uuid, from_address text, hour_limit integer) returns integer
-language plpgsql volatile as $$
+language plpgsql volatile set search_path from current as $$
 declare
     wait integer;
 begin
+    perform require_read_committed();
     perform pg_advisory_xact_lock(1, hashtext(from_address));
     if exists (select from attempts where id = attempt_id) then
         return 0;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::api::{Caller as ByCaller, LocalUser as ByLocalUser, Owner as ByOwner, Services, auth, pages, tasks};
 use crate::config::Origins;
+use crate::database::TimeBudget;
 use crate::error::{ApiError, Problem};
 use crate::http::{self, ClientInfo, RequestContext, cors};
 use crate::logging::quoted;
@@ -91,7 +92,9 @@ impl App {
         self.log_missing_proxy_setting(request, connection);
         let (address, request_id) = (client.address, client.request_id);
         connection.set_request_id(request_id.as_u128());
-        let (route, outcome) = self.dispatch(request, client);
+        let is_answered = || connection.is_answered();
+        let budget = TimeBudget::new(started, &is_answered);
+        let (route, outcome) = self.dispatch(request, client, &budget);
         if !connection.claim_answer() {
             return http::no_content();
         }
@@ -100,10 +103,11 @@ impl App {
             http::problem(&error, request_id)
         });
         info!(
-            "method={} route={route} status={} ms={:.3} request_id={request_id} address={address}",
+            "method={} route={route} status={} ms={:.3} db_ms={:.3} request_id={request_id} address={address}",
             quoted(request.method()),
             response.status_code,
             started.elapsed().as_secs_f64() * 1000.0,
+            budget.spent().as_secs_f64() * 1000.0,
         );
         finished(
             cors::applied(&self.cors_origins, response, request.method(), request.headers()),
@@ -123,7 +127,12 @@ impl App {
         finished(cors::applied(&self.cors_origins, response, "-", headers), &request_id.to_string())
     }
 
-    fn dispatch(&self, request: &Request, client: ClientInfo<'_>) -> (&'static str, Result<Response, ApiError>) {
+    fn dispatch(
+        &self,
+        request: &Request,
+        client: ClientInfo<'_>,
+        budget: &TimeBudget<'_>,
+    ) -> (&'static str, Result<Response, ApiError>) {
         let path = request.raw_url().split('?').next().unwrap_or_default();
         if path == "*" {
             let all =
@@ -140,7 +149,9 @@ impl App {
         };
         let method = if request.method() == "HEAD" { "GET" } else { request.method() };
         let outcome = match ROUTES.iter().find(|(known, path, _)| *known == method && path == template) {
-            Some((_, _, access)) => access.call(&self.services, &RequestContext { request, parameters, client }),
+            Some((_, _, access)) => {
+                access.call(&self.services, &RequestContext { request, parameters, client, budget })
+            }
             None if method == "OPTIONS" => Ok(http::no_content().with_additional_header("Allow", allowed(template))),
             None => Err(ApiError { allow: allowed(template), ..Problem::MethodNotAllowed.into() }),
         };

@@ -288,15 +288,15 @@ fn no_file_uses_a_room_above_or_beside_its_own() {
 fn every_statement_on_tasks_starts_from_the_caller_rule_and_is_bound_to_the_owner() {
     let source = code("src/store/tasks.rs").join("\n");
     let statements: Vec<&str> = source
-        .split("database.")
-        .filter(|call| ["repeatable(", "repeatable_row(", "once("].iter().any(|name| call.starts_with(name)))
+        .split("self.")
+        .filter(|call| call.starts_with("repeatable") || call.starts_with("once"))
         .filter_map(|call| call.split('"').nth(1))
         .collect();
-    assert_eq!(statements.len(), 6, "list, create, read, update, toggle, delete");
+    assert_eq!(statements.len(), 7, "list (2), create, read, update, toggle, delete");
     for sql in statements {
-        assert!(sql.contains(" caller($1, $2)"), "who calls?\n{sql}");
-        let is_bound = sql.contains("user_id = c.id") || sql.contains("select $3, c.id, $4, $5 from");
-        assert!(is_bound, "whose tasks?\n{sql}");
+        assert!(sql.contains(" caller($1, $2, $3)"), "who calls?\n{sql}");
+        let is_bound = ["user_id = c.id", "user_id = $2", "select $4, c.id, $5, $6 from c"];
+        assert!(is_bound.iter().any(|rule| sql.contains(rule)), "whose tasks?\n{sql}");
     }
 }
 
@@ -307,8 +307,7 @@ fn sql_stands_only_in_the_store_and_is_never_put_together() {
         if !path.starts_with("src/store/") && !path.starts_with("src/database/") {
             assert!(!text.contains("query_typed") && !text.contains("execute_typed"), "{path} holds SQL");
         }
-        let composes =
-            ["repeatable(&format!", "repeatable_row(&format!", "once(&format!", "query_typed(&format!", "prepare("];
+        let composes = ["repeatable(&format!", "once(&format!", "query_typed(&format!", "prepare("];
         assert!(!composes.iter().any(|c| text.contains(c)), "{path} puts SQL together");
     }
 }

@@ -16,9 +16,6 @@ use crate::http::{Body, ClientInfo, RequestContext, json, no_content, without_nu
 use crate::store::{Account, LoginAttempt, NewSession, NewUser, Reservation, Rotation, session_over};
 use crate::token::{Keys, Principal, RefreshClaim};
 
-/// A session ends after this time without a refresh; `session_lives` in SQL holds the rule itself.
-const SESSION_IDLE_SECONDS: i64 = 14 * 24 * 60 * 60;
-
 /// RFC 6749 section 5.1; lifetimes in seconds.
 #[derive(serde::Serialize)]
 struct Tokens<'a> {
@@ -42,7 +39,8 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
     let permit = services.hasher.permit(context.client.network())?;
     refuse_weak(&permit, "password", &password, email.as_str(), &context.client)?;
     let address = context.client.network().to_string();
-    let seconds = services.store.reserve_registration(Uuid::now_v7(), &address, services.accounts.address_limit)?;
+    let seconds =
+        services.store(context).reserve_registration(Uuid::now_v7(), &address, services.accounts.address_limit)?;
     if seconds > 0 {
         return Err(throttled("register", seconds, &context.client));
     }
@@ -50,7 +48,7 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
 
     let id = Uuid::now_v7().to_string();
     let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
-    let user = services.store.create_user(&new).inspect_err(|error| {
+    let user = services.store(context).create_user(&new).inspect_err(|error| {
         if error.problem == Problem::EmailTaken {
             refused("register", "email_taken", &services.who(None, email.as_str()), &context.client);
         }
@@ -69,7 +67,7 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
 
     let permit = services.hasher.permit(context.client.network())?;
     let attempt = Uuid::now_v7();
-    let account = services.reserve("login", attempt, &typed, &context.client)?;
+    let account = services.reserve("login", attempt, &typed, context)?;
     let who = services.who(account.as_ref(), &typed);
     let refuse = |reason| {
         refused("login", reason, &who, &context.client);
@@ -86,20 +84,17 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
     }
 
     let session = Uuid::now_v7();
-    let opened = services.store.open_session(&NewSession {
+    let opened = services.store(context).open_session(&NewSession {
         session,
         user: &account.id,
-        verified_hash: &account.password_hash,
         verified_epoch: account.session_epoch,
         rehashed: verified.rehashed.as_deref(),
         attempt,
         address: &context.client.network().to_string(),
     })?;
-    if !opened {
-        return Err(refuse("changed_meanwhile"));
-    }
+    let expires_in_seconds = opened.ok_or_else(|| refuse("changed_meanwhile"))?;
     info!("event=login outcome=ok user={} session={session} {}", account.id, traced(&context.client));
-    tokens(&services.keys, &account.id, RefreshClaim { session, counter: 0 }, SESSION_IDLE_SECONDS)
+    tokens(&services.keys, &account.id, RefreshClaim { session, counter: 0 }, expires_in_seconds)
 }
 
 /// `POST /auth/refresh` → 200 tokens.
@@ -114,7 +109,7 @@ pub fn refresh(services: &Services, context: &RequestContext<'_>) -> Result<Resp
     let claim = services.keys.verify_refresh(&token).ok_or_else(|| refuse("bad_mac", "session=-"))?;
     let session = format!("session={}", claim.session);
 
-    match services.store.rotate(claim)? {
+    match services.store(context).rotate(claim)? {
         Rotation::Rotated { user, counter, expires_in_seconds } => {
             info!("event=refresh outcome=ok user={user} {session} {}", traced(&context.client));
             tokens(&services.keys, &user, RefreshClaim { session: claim.session, counter }, expires_in_seconds)
@@ -126,7 +121,7 @@ pub fn refresh(services: &Services, context: &RequestContext<'_>) -> Result<Resp
 
 /// `POST /auth/logout` → 204: the caller's session is over.
 pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    if !services.store.end_session(user.principal())? {
+    if !services.store(context).revoke_session(user.principal())? {
         return Err(session_over());
     }
     done("logout", user.principal(), &context.client)
@@ -134,15 +129,15 @@ pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_
 
 /// `POST /auth/logout-all` → 204: all sessions of the caller are over.
 pub fn logout_all(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    if !services.store.end_all_sessions(user.principal())? {
+    if !services.store(context).revoke_all_sessions(user.principal())? {
         return Err(session_over());
     }
     done("logout_all", user.principal(), &context.client)
 }
 
 /// `GET /auth/me` → 200 user.
-pub fn me(services: &Services, caller: &Caller, _: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let user = services.store.caller(caller.principal())?.ok_or_else(session_over)?;
+pub fn me(services: &Services, caller: &Caller, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let user = services.store(context).user(caller.principal())?.ok_or_else(session_over)?;
     json(200, &user)
 }
 
@@ -158,13 +153,13 @@ pub fn change_password(
     let (current, new) = body.done(current.zip(new))?;
 
     let permit = services.hasher.permit(context.client.network())?;
-    let email = services.caller_email(user.principal())?;
+    let email = services.email(user.principal(), context)?;
     refuse_weak(&permit, "new_password", &new, &email, &context.client)?;
-    let (attempt, epoch) = services.check_again("password_change", &permit, current, &email, &context.client)?;
+    let (attempt, epoch) = services.check_again("password_change", &permit, current, &email, context)?;
     let new_hash = permit.hash(new, &|| context.client.is_gone())?;
 
-    if !services.store.change_password(user.principal(), epoch, &new_hash, attempt)? {
-        return Err(services.why_nothing_happened(user.principal()));
+    if !services.store(context).change_password(user.principal(), epoch, &new_hash, attempt)? {
+        return Err(services.why_nothing_happened(user.principal(), context));
     }
     done("password_change", user.principal(), &context.client)
 }
@@ -176,11 +171,11 @@ pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_
     let password = body.done(password)?;
 
     let permit = services.hasher.permit(context.client.network())?;
-    let email = services.caller_email(user.principal())?;
-    let (attempt, epoch) = services.check_again("deletion", &permit, password, &email, &context.client)?;
+    let email = services.email(user.principal(), context)?;
+    let (attempt, epoch) = services.check_again("deletion", &permit, password, &email, context)?;
 
-    if !services.store.delete_caller(user.principal(), epoch, attempt)? {
-        return Err(services.why_nothing_happened(user.principal()));
+    if !services.store(context).delete_user(user.principal(), epoch, attempt)? {
+        return Err(services.why_nothing_happened(user.principal(), context));
     }
     done("deletion", user.principal(), &context.client)
 }
@@ -192,25 +187,25 @@ impl Services {
         name: &str,
         attempt: Uuid,
         typed: &str,
-        client: &ClientInfo<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<Option<Account>, ApiError> {
         let email = Email::parse(typed).ok();
-        let reservation = self.store.reserve_login(&LoginAttempt {
+        let reservation = self.store(context).reserve_login(&LoginAttempt {
             id: attempt,
             email: email.as_ref().map(Email::as_str),
             email_digest: &self.keys.email_digest(typed),
-            address: &client.network().to_string(),
+            address: &context.client.network().to_string(),
             pair_limit: self.accounts.login_failure_limit,
             address_limit: self.accounts.address_limit,
         })?;
         match reservation {
             Reservation::Counted(account) => Ok(account),
-            Reservation::Refused { seconds } => Err(throttled(name, seconds, client)),
+            Reservation::Refused { seconds } => Err(throttled(name, seconds, &context.client)),
         }
     }
 
-    fn caller_email(&self, caller: &Principal) -> Result<String, ApiError> {
-        self.store.caller_email(caller)?.ok_or_else(session_over)
+    fn email(&self, principal: &Principal, context: &RequestContext<'_>) -> Result<String, ApiError> {
+        self.store(context).user_email(principal)?.ok_or_else(session_over)
     }
 
     /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
@@ -225,8 +220,8 @@ impl Services {
     }
 
     /// The password was changed by another request of the same session, or the session is over.
-    fn why_nothing_happened(&self, caller: &Principal) -> ApiError {
-        self.caller_email(caller).map_or_else(|over| over, |_| Problem::WrongPassword.into())
+    fn why_nothing_happened(&self, principal: &Principal, context: &RequestContext<'_>) -> ApiError {
+        self.email(principal, context).map_or_else(|over| over, |_| Problem::WrongPassword.into())
     }
 
     /// Asks for the password once more: a guess like any other, under the same count. The attempt and the user's epoch.
@@ -236,14 +231,14 @@ impl Services {
         permit: &Permit<'_>,
         password: Password,
         email: &str,
-        client: &ClientInfo<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<(Uuid, i32), ApiError> {
         let attempt = Uuid::now_v7();
-        let account = self.reserve(name, attempt, email, client)?;
+        let account = self.reserve(name, attempt, email, context)?;
         let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
-        let verified = permit.verify(password, Some(account.password_hash.clone()), &|| client.is_gone())?;
+        let verified = permit.verify(password, Some(account.password_hash.clone()), &|| context.client.is_gone())?;
         if !verified.matches {
-            refused(name, "wrong_password", &self.who(Some(&account), email), client);
+            refused(name, "wrong_password", &self.who(Some(&account), email), &context.client);
             return Err(Problem::WrongPassword.into());
         }
         Ok((attempt, account.session_epoch))

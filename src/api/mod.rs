@@ -8,6 +8,7 @@ pub mod tasks;
 use crate::better_auth::External;
 use crate::config::{AccountPolicy, PasswordPolicy};
 use crate::credentials::hasher::Hasher;
+use crate::database::DatabasePool;
 use crate::error::{ApiError, Problem, TokenError};
 use crate::http::{self, RequestContext};
 use crate::store::Store;
@@ -15,8 +16,8 @@ use crate::token::{self, Keys, Principal};
 
 /// What handlers work with.
 pub struct Services {
-    /// The tables.
-    pub store: Store,
+    /// The connections to the database.
+    pub database: DatabasePool,
     /// The hash threads.
     pub hasher: Hasher,
     /// The keys.
@@ -29,6 +30,13 @@ pub struct Services {
     pub passwords: PasswordPolicy,
     /// The last probe of the database.
     pub readiness: pages::Readiness,
+}
+
+impl Services {
+    /// The statements of this request.
+    pub fn store<'a>(&'a self, context: &'a RequestContext<'_>) -> Store<'a> {
+        Store::new(&self.database, context.budget)
+    }
 }
 
 /// Whoever presents a valid access token.

@@ -35,7 +35,7 @@ impl Readiness {
         match *last {
             Some((when, is_ready)) if when.elapsed() < PROBE_HOLDS => is_ready,
             _ => {
-                let is_ready = services.store.ping().is_ok();
+                let is_ready = services.database.ping().is_ok();
                 *last = Some((Instant::now(), is_ready));
                 is_ready
             }

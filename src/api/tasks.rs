@@ -21,13 +21,14 @@ pub fn list(services: &Services, owner: &Owner, context: &RequestContext<'_>) ->
     let limit = limit.unwrap_or(PAGE_DEFAULT);
 
     // One more than asked for tells whether there is a next page.
-    let mut tasks = services.store.list_tasks(owner.principal(), &Page { completed, after, limit: limit + 1 })?;
+    let mut tasks =
+        services.store(context).list_tasks(owner.principal(), &Page { completed, after, limit: limit + 1 })?;
     let has_more = tasks.len() as i64 > limit;
     tasks.truncate(limit as usize);
     let response = json(200, &tasks)?;
     match tasks.last() {
         Some(last) if has_more => {
-            Ok(response.with_additional_header("Link", next_page(context, &last.id, limit, completed)))
+            Ok(response.with_additional_header("Link", next_page(context, last.id, limit, completed)))
         }
         _ => Ok(response),
     }
@@ -43,36 +44,37 @@ pub fn create(services: &Services, owner: &Owner, context: &RequestContext<'_>) 
     };
     let (title, description) = body.done(title.zip(description))?;
 
-    let task = services.store.create_task(owner.principal(), &NewTask { id: Uuid::now_v7(), title, description })?;
+    let task =
+        services.store(context).create_task(owner.principal(), &NewTask { id: Uuid::now_v7(), title, description })?;
     let location = format!("/api/{}/tasks/{}", segment(context.parameter(0)), task.id);
     Ok(json(201, &task)?.with_additional_header("Location", location))
 }
 
 /// `GET /api/{user_id}/tasks/{id}` → 200 task.
 pub fn read(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    json(200, &services.store.task(owner.principal(), id_in_path(context))?)
+    json(200, &services.store(context).task(owner.principal(), id_in_path(context))?)
 }
 
 /// `PUT` or `PATCH /api/{user_id}/tasks/{id}` → 200 task; what the body does not name stays.
 pub fn update(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let changes = read_changes(context.request)?;
-    json(200, &services.store.update_task(owner.principal(), id_in_path(context), &changes)?)
+    json(200, &services.store(context).update_task(owner.principal(), id_in_path(context), &changes)?)
 }
 
 /// `PATCH /api/{user_id}/tasks/{id}/complete` → 200 task: without a body the other way round, with one as it says.
 pub fn complete(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let Some(mut body) = Body::read_optional(context.request)? else {
-        return json(200, &services.store.toggle_task(owner.principal(), id_in_path(context))?);
+        return json(200, &services.store(context).toggle_task(owner.principal(), id_in_path(context))?);
     };
     let completed = body.flag("completed");
     let completed = Some(body.done(completed)?);
     let changes = Changes { completed, ..Changes::default() };
-    json(200, &services.store.update_task(owner.principal(), id_in_path(context), &changes)?)
+    json(200, &services.store(context).update_task(owner.principal(), id_in_path(context), &changes)?)
 }
 
 /// `DELETE /api/{user_id}/tasks/{id}` → 204.
 pub fn delete(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    services.store.delete_task(owner.principal(), id_in_path(context))?;
+    services.store(context).delete_task(owner.principal(), id_in_path(context))?;
     Ok(no_content())
 }
 
@@ -123,7 +125,7 @@ fn id_in_path(context: &RequestContext<'_>) -> Uuid {
     parse_id(context.parameter(1)).unwrap_or(Uuid::nil())
 }
 
-fn next_page(context: &RequestContext<'_>, last: &str, limit: i64, completed: Option<bool>) -> String {
+fn next_page(context: &RequestContext<'_>, last: Uuid, limit: i64, completed: Option<bool>) -> String {
     let completed = completed.map_or(String::new(), |flag| format!("&completed={flag}"));
     format!("</api/{}/tasks?limit={limit}{completed}&after={last}>; rel=\"next\"", segment(context.parameter(0)))
 }

@@ -20,10 +20,11 @@ use crate::app::App;
 use crate::better_auth::External;
 use crate::config::{self, Config, ConfigError, DatabaseConfig, Environment};
 use crate::credentials::hasher::Hasher;
+use crate::database::DatabasePool;
 use crate::database::migrate::{self, TimeLimit};
 use crate::logging;
 use crate::server::{Listener, Settings, Stopper};
-use crate::store::{OperatorStore, Store, UserAction};
+use crate::store::{OperatorStore, UserAction};
 use crate::token::Keys;
 
 const HELP: &str = "\
@@ -102,7 +103,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
     let hasher =
         Hasher::start(config.passwords.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?;
     let services = Services {
-        store: Store::new(&config.database),
+        database: DatabasePool::new(&config.database),
         hasher,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
         better_auth: config.better_auth.as_ref().map(External::new),

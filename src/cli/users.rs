@@ -144,7 +144,7 @@ fn line(user: &UserSummary) -> String {
     let UserSummary { id, email, created_at, sessions, tasks, .. } = user;
     // Whoever issues the ids of Better Auth could put a tab or a line end into one.
     let (id, email) = (quoted(id), email.as_deref().unwrap_or("-"));
-    format!("{id}\t{email}\t{state}\t{created_at}\t{sessions} sessions\t{tasks} tasks")
+    format!("{id}\t{email}\t{state}\t{created_at:.6}\t{sessions} sessions\t{tasks} tasks")
 }
 
 fn read_hash(policy: &PasswordPolicy, email: &str) -> Result<String, Failure> {

@@ -47,13 +47,15 @@ pub const RELIED_ON: &[&str] = &[
     "constraint tasks_title_check", "constraint tasks_user_id_fkey", "constraint users_credentials_check",
     "constraint users_email_check", "constraint users_email_key", "constraint users_kind_check", "constraint users_pkey",
     "index attempts_address_idx", "index attempts_created_at_idx", "index attempts_email_digest_idx",
+    "index known_addresses_last_seen_idx",
     "index sessions_created_at_idx", "index sessions_ended_at_idx", "index sessions_user_id_idx",
-    "index tasks_user_id_id_idx",
-    "function caller(text, uuid)", "function external_caller(text)", "function local_caller(text, uuid)",
+    "index tasks_user_id_completed_id_idx",
+    "function caller(text, text, uuid)", "function external_caller(text)", "function local_caller(text, uuid)",
     "function reserve_login(uuid, bytea, text, text, integer, integer)",
-    "function reserve_registration(uuid, text, integer)", "function rfc3339(timestamp with time zone)",
+    "function refuse_statement()", "function require_read_committed()",
+    "function reserve_registration(uuid, text, integer)",
     "function seconds_until_free(timestamp with time zone[], integer, interval)",
-    "function session_lives(sessions, users)",
+    "function session_expires_at(sessions)", "function session_is_valid(sessions, users)", "function session_max_age()",
 ];
 
 /// What the server's role must be allowed to do.

@@ -17,7 +17,6 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("001_accounts", include_str!("../../sql/001_accounts.sql")),
     ("002_tasks", include_str!("../../sql/002_tasks.sql")),
     ("003_attempts", include_str!("../../sql/003_attempts.sql")),
-    ("004_external_users", include_str!("../../sql/004_external_users.sql")),
 ];
 
 /// Any constant: what else locks in this database must not use it. ("latchkey" in ASCII.)
@@ -149,6 +148,8 @@ fn apply(client: &mut Client) -> Result<Vec<&'static str>, MigrationError> {
          )",
         &[],
     )?;
+    // What a function's search_path is set to: the one schema in which the tables are made.
+    transaction.batch_execute("select set_config('search_path', quote_ident(current_schema()), true)")?;
     let mut applied = Vec::new();
     for (name, sql) in pending(&mut transaction)? {
         transaction.batch_execute(sql)?;

@@ -6,4 +6,4 @@ pub mod migrate;
 mod pool;
 
 pub use connection::{DatabaseError, Parameter, connect};
-pub use pool::DatabasePool;
+pub use pool::{DatabasePool, Statement, TimeBudget};

@@ -3,6 +3,7 @@
 //! Sends no ping, keeps no minimum of connections and connects only for a request that waits, so that a serverless
 //! database can sleep. A request never pays for a connection that died while it rested.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use crate::config::DatabaseConfig;
 use crate::error::{ApiError, Problem, chain};
 use crate::logging::quoted;
 
-/// For all that one statement needs: a connection, perhaps a new one, the answer, repetitions.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(9);
+/// From the start of a request: no statement begins later, and none is waited for longer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(9);
 /// For a connection; one that takes longer to make serves a later request.
 const CHECKOUT_LIMIT: Duration = Duration::from_secs(5);
 /// For the answer alone; above the server's own `statement_timeout`.
@@ -72,37 +73,28 @@ impl DatabasePool {
         connection.run("select 1", &[], time_left(deadline)).map_err(ApiError::from).map(drop)
     }
 
-    /// The rows of a statement whose second run gives the same answer, in one round trip. It is run again, at most
-    /// twice, where its connection is found dead.
-    pub fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        self.run(sql, parameters, MAX_REPETITIONS)
+    /// The rows of the statement, in one round trip. Asks nothing for a request that was answered in its place, or whose
+    /// time is over. One that is repeatable is run again, at most twice, where its connection is found dead.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub fn run(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
+        let started = Instant::now();
+        let outcome = self.run_within(statement, budget);
+        budget.spent.set(budget.spent.get() + started.elapsed());
+        outcome
     }
 
-    /// As [`DatabasePool::repeatable`], for a statement of which at most one row comes.
-    pub fn repeatable_row(
-        &self,
-        sql: &'static str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Option<Row>, DatabaseError> {
-        Ok(self.repeatable(sql, parameters)?.pop())
-    }
-
-    /// The row, if one comes, of a statement whose second run could give another answer; in one round trip. Where its
-    /// connection dies after it was sent, nobody knows whether it ran: the client is told so.
-    pub fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Option<Row>, DatabaseError> {
-        Ok(self.run(sql, parameters, 0)?.pop())
-    }
-
-    fn run(
-        &self,
-        sql: &'static str,
-        parameters: &[Parameter<'_>],
-        repetitions: u32,
-    ) -> Result<Vec<Row>, DatabaseError> {
-        let deadline = Instant::now() + STATEMENT_LIMIT;
-        let mut repetitions_left = repetitions;
+    fn run_within(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
+        let mut repetitions_left = if statement.is_repeatable { MAX_REPETITIONS } else { 0 };
         loop {
-            let outcome = self.connection(deadline)?.run(sql, parameters, time_left(deadline).min(ANSWER_LIMIT));
+            let left = time_left(budget.deadline);
+            if left.is_zero() || (budget.is_answered)() {
+                return Err(DatabaseError::Unavailable("the request's time is over".into()));
+            }
+            let mut connection = self.connection(budget.deadline)?;
+            let outcome =
+                connection.run(statement.sql, statement.parameters, time_left(budget.deadline).min(ANSWER_LIMIT));
             match outcome {
                 Err(DatabaseError::Dead(error)) if repetitions_left > 0 => {
                     debug!("event=database outcome=repeated reason={}", quoted(&chain(&error)));
@@ -121,6 +113,40 @@ impl DatabasePool {
         let connection = self.pool.get_timeout(limit);
         self.health.waiting.fetch_sub(1, Ordering::Relaxed);
         connection.map_err(|error| DatabaseError::Unavailable(chain(&error)))
+    }
+}
+
+/// One statement to be run.
+pub struct Statement<'a> {
+    /// One literal of ours.
+    pub sql: &'static str,
+    /// The values of `$1`, `$2`, ….
+    pub parameters: &'a [Parameter<'a>],
+    /// Whether a second run gives the same answer.
+    pub is_repeatable: bool,
+}
+
+/// How long the statements of one request may take, and how long they took.
+pub struct TimeBudget<'a> {
+    deadline: Instant,
+    is_answered: &'a dyn Fn() -> bool,
+    spent: Cell<Duration>,
+}
+
+impl<'a> TimeBudget<'a> {
+    /// For a request that came at this moment. `is_answered` says whether it was answered in its handler's place.
+    pub fn new(started: Instant, is_answered: &'a dyn Fn() -> bool) -> TimeBudget<'a> {
+        TimeBudget { deadline: started + REQUEST_LIMIT, is_answered, spent: Cell::default() }
+    }
+
+    /// For one statement of a command.
+    pub fn of_command() -> TimeBudget<'static> {
+        TimeBudget::new(Instant::now(), &|| false)
+    }
+
+    /// The time that the statements took, waiting for a connection included.
+    pub fn spent(&self) -> Duration {
+        self.spent.get()
     }
 }
 
@@ -155,6 +181,13 @@ impl From<DatabaseError> for ApiError {
             DatabaseError::Refused(error) | DatabaseError::Dead(error) => unavailable(chain(&error)),
             DatabaseError::Unavailable(cause) => unavailable(cause),
         }
+    }
+}
+
+/// A row that is not as the statement says: a defect.
+impl From<postgres::Error> for ApiError {
+    fn from(error: postgres::Error) -> ApiError {
+        DatabaseError::Refused(error).into()
     }
 }
 

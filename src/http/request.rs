@@ -11,6 +11,7 @@ use rouille::Request;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::database::TimeBudget;
 use crate::error::{ApiError, FieldError, Problem};
 use crate::json::without_duplicates;
 use crate::server::Connection;
@@ -23,6 +24,8 @@ pub struct RequestContext<'a> {
     pub parameters: Vec<String>,
     /// Who asks.
     pub client: ClientInfo<'a>,
+    /// For its statements.
+    pub budget: &'a TimeBudget<'a>,
 }
 
 impl RequestContext<'_> {

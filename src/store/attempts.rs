@@ -1,16 +1,16 @@
-//! Table `attempts`: what may be tried, and how often. The counting itself is `sql/003_attempts.sql`.
+//! Table `attempts`: rate limits of logins and registrations. The counting itself is `sql/003_attempts.sql`.
 
 use postgres::types::Type;
 use uuid::Uuid;
 
-use super::Store;
-use crate::error::{ApiError, Problem};
+use super::{Store, one};
+use crate::error::ApiError;
 
 /// A login attempt to be counted.
 pub struct LoginAttempt<'a> {
-    /// Made by the caller, so that counting can be repeated and taken back.
+    /// Made by the server, so that counting can be repeated and taken back.
     pub id: Uuid,
-    /// The account asked for; none if what was typed is no e-mail.
+    /// The account; `None` for a malformed e-mail.
     pub email: Option<&'a str>,
     /// Keyed digest of what was typed.
     pub email_digest: &'a [u8],
@@ -45,16 +45,16 @@ pub enum Reservation {
     },
 }
 
-impl Store {
+impl Store<'_> {
     /// Counts a login attempt and finds the account, in one round trip and atomically: a crowd gets no more attempts
     /// than one after the other.
     ///
     /// # Errors
     /// Database failures.
     pub fn reserve_login(&self, attempt: &LoginAttempt<'_>) -> Result<Reservation, ApiError> {
-        let row = self.database.repeatable_row(
+        let rows = self.repeatable(
             "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.session_epoch, u.is_active
-             from (select) as one
+             from (select) as one_row
              left join users as u on u.email = $4",
             &[
                 (&attempt.id, Type::UUID),
@@ -65,17 +65,17 @@ impl Store {
                 (&attempt.address_limit, Type::INT4),
             ],
         )?;
-        let row = row.ok_or_else(|| Problem::Internal.with_cause("reserve_login without a row"))?;
-        let seconds: i32 = row.get("seconds");
+        let row = one(&rows)?;
+        let seconds: i32 = row.try_get("seconds")?;
         if seconds > 0 {
             return Ok(Reservation::Refused { seconds: u64::from(seconds.unsigned_abs()) });
         }
-        let id: Option<String> = row.get("id");
-        Ok(Reservation::Counted(id.map(|id| Account {
+        let Some(id) = row.try_get("id")? else { return Ok(Reservation::Counted(None)) };
+        Ok(Reservation::Counted(Some(Account {
             id,
-            password_hash: row.get("password_hash"),
-            session_epoch: row.get("session_epoch"),
-            is_active: row.get("is_active"),
+            password_hash: row.try_get("password_hash")?,
+            session_epoch: row.try_get("session_epoch")?,
+            is_active: row.try_get("is_active")?,
         })))
     }
 
@@ -84,11 +84,12 @@ impl Store {
     /// # Errors
     /// Database failures.
     pub fn reserve_registration(&self, id: Uuid, address: &str, limit: i32) -> Result<u64, ApiError> {
-        let row = self.database.repeatable_row(
+        let rows = self.repeatable(
             "select reserve_registration($1, $2, $3) as seconds",
             &[(&id, Type::UUID), (&address, Type::TEXT), (&limit, Type::INT4)],
         )?;
-        let seconds: i32 = row.map_or(0, |row| row.get("seconds"));
+        let row = one(&rows)?;
+        let seconds: i32 = row.try_get("seconds")?;
         Ok(u64::from(seconds.unsigned_abs()))
     }
 }

@@ -1,7 +1,7 @@
-//! All SQL of requests and commands. One file per table, each statement a visible literal, one round trip each.
+//! All SQL of requests and commands. One file per table, each statement one literal, one round trip each.
 //!
-//! Every statement on tasks takes a [`crate::token::Principal`] and starts from `caller(…)`: no row means that the caller
-//! may not act. The operator's statements are in [`OperatorStore`], which no handler of a request is given.
+//! A [`Store`] is bound to one request. Every statement on tasks takes a [`Principal`] and starts from `caller(…)`: no row
+//! means that the principal may not act. The operator's statements are in [`OperatorStore`], which no handler is given.
 
 mod attempts;
 mod operator;
@@ -9,9 +9,15 @@ mod sessions;
 mod tasks;
 mod users;
 
-use crate::config::DatabaseConfig;
-use crate::database::DatabasePool;
+use jiff::Timestamp;
+use postgres::Row;
+use postgres::types::Type;
+use serde::Serializer;
+use uuid::Uuid;
+
+use crate::database::{DatabaseError, DatabasePool, Parameter, Statement, TimeBudget};
 use crate::error::{ApiError, Problem};
+use crate::token::Principal;
 
 pub use attempts::{Account, LoginAttempt, Reservation};
 pub use operator::{OperatorStore, UserAction, UserSummary};
@@ -19,27 +25,77 @@ pub use sessions::{NewSession, Rotation};
 pub use tasks::{Changes, NewTask, Page, Task};
 pub use users::{NewUser, User};
 
-/// The statements of requests. Each method asks the database.
-pub struct Store {
-    database: DatabasePool,
+/// The statements of one request. Each method asks the database.
+pub struct Store<'a> {
+    database: &'a DatabasePool,
+    budget: &'a TimeBudget<'a>,
 }
 
-impl Store {
-    /// A store that connects when it is first asked.
-    pub fn new(database: &DatabaseConfig) -> Store {
-        Store { database: DatabasePool::new(database) }
+impl<'a> Store<'a> {
+    /// The statements of the request with this budget.
+    pub fn new(database: &'a DatabasePool, budget: &'a TimeBudget<'a>) -> Store<'a> {
+        Store { database, budget }
     }
 
-    /// Whether the database answers; waits at most two seconds.
-    ///
-    /// # Errors
-    /// [`Problem::DatabaseUnavailable`].
-    pub fn ping(&self) -> Result<(), ApiError> {
-        self.database.ping()
+    /// The rows of a statement whose second run gives the same answer.
+    fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        self.database.run(&Statement { sql, parameters, is_repeatable: true }, self.budget)
     }
+
+    /// The rows of a statement whose second run could give another answer. Where its connection ends after it was sent,
+    /// nobody knows whether it ran: the client is told so.
+    fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        self.database.run(&Statement { sql, parameters, is_repeatable: false }, self.budget)
+    }
+
+    /// As [`Store::repeatable`], for a statement that starts from `caller($1, $2, $3)`; `$4` is the first of `rest`.
+    fn repeatable_by(
+        &self,
+        principal: &Principal,
+        sql: &'static str,
+        rest: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let (subject, session) = (principal.subject(), principal.session());
+        self.repeatable(sql, &with_caller(&subject, &session, rest))
+    }
+
+    /// As [`Store::once`], for a statement that starts from `caller($1, $2, $3)`; `$4` is the first of `rest`.
+    fn once_by(
+        &self,
+        principal: &Principal,
+        sql: &'static str,
+        rest: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let (subject, session) = (principal.subject(), principal.session());
+        self.once(sql, &with_caller(&subject, &session, rest))
+    }
+}
+
+/// The parameters of `caller($1, $2, $3)`, and the others.
+fn with_caller<'a>(subject: &'a &'a str, session: &'a Option<Uuid>, rest: &[Parameter<'a>]) -> Vec<Parameter<'a>> {
+    let caller: [Parameter<'_>; 3] = [(&None::<&str>, Type::TEXT), (subject, Type::TEXT), (session, Type::UUID)];
+    [&caller, rest].concat()
+}
+
+/// The row of a statement that always gives one.
+fn one(rows: &[Row]) -> Result<&Row, ApiError> {
+    rows.first().ok_or_else(|| Problem::Internal.with_cause("a statement without its row"))
 }
 
 /// The 401 of a token whose session or user may not act any more.
 pub fn session_over() -> ApiError {
     Problem::InvalidToken.with_cause("session_over")
+}
+
+/// A time as every answer shows it: RFC 3339 in UTC, with microseconds.
+fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.6}"))
+}
+
+/// As [`rfc3339`]; null where there is none.
+fn rfc3339_or_null<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }

@@ -1,30 +1,29 @@
-//! Statements of the operator's commands: the only ones beside registration, login and refresh that need no caller. No handler of
-//! a request uses them.
+//! Statements of the operator's commands: the only ones beside registration, login and refresh that start from no
+//! principal. No handler is given them.
 
+use jiff::Timestamp;
 use postgres::Row;
 use postgres::types::Type;
 
-#[cfg(doc)]
-use super::Store;
-use super::{NewUser, User, users};
+use super::{NewUser, Store, User, one};
 use crate::config::DatabaseConfig;
-use crate::database::DatabasePool;
-use crate::error::{ApiError, Problem};
+use crate::database::{DatabaseError, DatabasePool, Parameter, TimeBudget};
+use crate::error::ApiError;
 
 /// A user as the operator sees it.
 #[derive(Debug)]
 pub struct UserSummary {
     /// The id.
     pub id: String,
-    /// The e-mail; none for a user of Better Auth, and only for them.
+    /// The e-mail; `None` for a user of Better Auth, and only for them.
     pub email: Option<String>,
     /// Whether the user may act.
     pub is_active: bool,
-    /// RFC 3339.
-    pub created_at: String,
-    /// Sessions that are alive.
+    /// When the row was made.
+    pub created_at: Timestamp,
+    /// Valid sessions.
     pub sessions: i64,
-    /// Tasks, done or not.
+    /// Tasks, completed or not.
     pub tasks: i64,
 }
 
@@ -33,7 +32,7 @@ pub struct UserSummary {
 pub enum UserAction {
     /// The user may act again; no session of before comes back.
     Activate,
-    /// No login, no session lives on, and no token of Better Auth is taken.
+    /// No login, no valid session, and no token of Better Auth is accepted.
     Deactivate,
     /// All sessions end.
     Logout,
@@ -57,7 +56,7 @@ impl OperatorStore {
     /// # Errors
     /// As there.
     pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
-        users::create_user(&self.database, user)
+        Store::new(&self.database, &TimeBudget::of_command()).create_user(user)
     }
 
     /// All users by id, which for local ones is the time of their making, a page of 500 after the id that came last.
@@ -65,9 +64,9 @@ impl OperatorStore {
     /// # Errors
     /// Database failures.
     pub fn list_users(&self, after: &str) -> Result<Vec<UserSummary>, ApiError> {
-        let rows = self.database.repeatable(
-            "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
-                 (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
+        let rows = self.repeatable(
+            "select u.id, u.email, u.is_active, u.created_at,
+                 (select count(*) from sessions as s where s.user_id = u.id and session_is_valid(s, u)) as sessions,
                  (select count(*) from tasks as t where t.user_id = u.id) as tasks
              from users as u
              where u.id > $1
@@ -75,7 +74,7 @@ impl OperatorStore {
              limit 500",
             &[(&after, Type::TEXT)],
         )?;
-        Ok(rows.iter().map(listed).collect())
+        rows.iter().map(summary).collect()
     }
 
     /// The users with this id, or with this e-mail; an absent one fits nobody. More than one only where an id looks like
@@ -84,24 +83,24 @@ impl OperatorStore {
     /// # Errors
     /// Database failures.
     pub fn find_users(&self, id: Option<&str>, email: Option<&str>) -> Result<Vec<UserSummary>, ApiError> {
-        let rows = self.database.repeatable(
-            "select u.id, u.email, u.is_active, rfc3339(u.created_at) as created_at,
-                 (select count(*) from sessions as s where s.user_id = u.id and session_lives(s, u)) as sessions,
+        let rows = self.repeatable(
+            "select u.id, u.email, u.is_active, u.created_at,
+                 (select count(*) from sessions as s where s.user_id = u.id and session_is_valid(s, u)) as sessions,
                  (select count(*) from tasks as t where t.user_id = u.id) as tasks
              from users as u
              where u.id = $1 or u.email = $2
              order by u.id",
             &[(&id, Type::TEXT), (&email, Type::TEXT)],
         )?;
-        Ok(rows.iter().map(listed).collect())
+        rows.iter().map(summary).collect()
     }
 
-    /// Does the deed to the user; false if there is none of this id.
+    /// Does this to the user; false if there is none of this id.
     ///
     /// # Errors
     /// Database failures.
-    pub fn act_on_user(&self, id: &str, deed: UserAction) -> Result<bool, ApiError> {
-        let sql = match deed {
+    pub fn act_on_user(&self, id: &str, action: UserAction) -> Result<bool, ApiError> {
+        let sql = match action {
             UserAction::Activate => "update users set is_active = true where id = $1 returning id",
             UserAction::Deactivate => {
                 "update users set is_active = false, session_epoch = session_epoch + 1 where id = $1 returning id"
@@ -109,7 +108,7 @@ impl OperatorStore {
             UserAction::Logout => "update users set session_epoch = session_epoch + 1 where id = $1 returning id",
             UserAction::Delete => "delete from users where id = $1 returning id",
         };
-        Ok(self.database.once(sql, &[(&id, Type::TEXT)])?.is_some())
+        Ok(!self.once(sql, &[(&id, Type::TEXT)])?.is_empty())
     }
 
     /// Makes the row of a user of Better Auth before their first task would; false if meanwhile a local user has the id.
@@ -117,13 +116,13 @@ impl OperatorStore {
     /// # Errors
     /// Database failures.
     pub fn make_external_user(&self, id: &str, is_active: bool) -> Result<bool, ApiError> {
-        let row = self.database.repeatable_row(
+        let rows = self.repeatable(
             "insert into users (id, kind, is_active) values ($1, 'better_auth', $2)
              on conflict (id) do update set is_active = excluded.is_active where users.kind = 'better_auth'
              returning id",
             &[(&id, Type::TEXT), (&is_active, Type::BOOL)],
         )?;
-        Ok(row.is_some())
+        Ok(!rows.is_empty())
     }
 
     /// Sets the hash of a new password and ends all sessions; false if there is no such local user.
@@ -131,13 +130,13 @@ impl OperatorStore {
     /// # Errors
     /// Database failures.
     pub fn set_password(&self, id: &str, password_hash: &str) -> Result<bool, ApiError> {
-        let row = self.database.once(
+        let rows = self.once(
             "update users set password_hash = $2, session_epoch = session_epoch + 1
              where id = $1 and kind = 'local'
              returning id",
             &[(&id, Type::TEXT), (&password_hash, Type::TEXT)],
         )?;
-        Ok(row.is_some())
+        Ok(!rows.is_empty())
     }
 
     /// Deletes the sessions that can never be used again and the attempts that no longer count: how many of each. Also the
@@ -146,10 +145,10 @@ impl OperatorStore {
     /// # Errors
     /// Database failures.
     pub fn purge(&self) -> Result<(i64, i64), ApiError> {
-        let row = self.database.once(
+        let rows = self.once(
             "with over as (
                  delete from sessions as s using users as u
-                 where u.id = s.user_id and not session_lives(s, u)
+                 where u.id = s.user_id and not session_is_valid(s, u)
                  returning s.id
              ), old as (
                  delete from attempts where created_at < now() - interval '1 hour'
@@ -160,18 +159,26 @@ impl OperatorStore {
              select (select count(*) from over) as sessions, (select count(*) from old) as attempts",
             &[],
         )?;
-        let row = row.ok_or_else(|| Problem::Internal.with_cause("purge without a row"))?;
-        Ok((row.get("sessions"), row.get("attempts")))
+        let row = one(&rows)?;
+        Ok((row.try_get("sessions")?, row.try_get("attempts")?))
+    }
+
+    fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        Store::new(&self.database, &TimeBudget::of_command()).repeatable(sql, parameters)
+    }
+
+    fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
+        Store::new(&self.database, &TimeBudget::of_command()).once(sql, parameters)
     }
 }
 
-fn listed(row: &Row) -> UserSummary {
-    UserSummary {
-        id: row.get("id"),
-        email: row.get("email"),
-        is_active: row.get("is_active"),
-        created_at: row.get("created_at"),
-        sessions: row.get("sessions"),
-        tasks: row.get("tasks"),
-    }
+fn summary(row: &Row) -> Result<UserSummary, ApiError> {
+    Ok(UserSummary {
+        id: row.try_get("id")?,
+        email: row.try_get("email")?,
+        is_active: row.try_get("is_active")?,
+        created_at: row.try_get("created_at")?,
+        sessions: row.try_get("sessions")?,
+        tasks: row.try_get("tasks")?,
+    })
 }

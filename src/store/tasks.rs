@@ -1,6 +1,9 @@
-//! Table `tasks`. Each statement says who the caller is, that the session lives, whose the tasks are, and does the work:
-//! no row at all means that the caller may not act; a row without a task, that there is none.
+//! Table `tasks`. Each statement says who the principal is, that the session is valid, whose the tasks are, and does the
+//! work: no row at all means that the principal may not act; a row without a task, that there is none.
+//!
+//! A task is `tasks.*`, read by the columns' names: the table is the one list of them.
 
+use jiff::Timestamp;
 use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
@@ -13,18 +16,20 @@ use crate::token::Principal;
 #[derive(Debug, serde::Serialize)]
 pub struct Task {
     /// UUIDv7.
-    pub id: String,
+    pub id: Uuid,
     user_id: String,
     title: String,
     description: Option<String>,
     completed: bool,
-    created_at: String,
-    updated_at: String,
+    #[serde(serialize_with = "super::rfc3339")]
+    created_at: Timestamp,
+    #[serde(serialize_with = "super::rfc3339")]
+    updated_at: Timestamp,
 }
 
 /// A task to be made.
 pub struct NewTask {
-    /// Made by the caller, so that the insert can be repeated.
+    /// Made by the server, so that the insert can be repeated.
     pub id: Uuid,
     /// 1 to 255 characters.
     pub title: String,
@@ -53,37 +58,38 @@ pub struct Page {
     pub limit: i64,
 }
 
-impl Store {
-    /// The caller's tasks, oldest first.
+impl Store<'_> {
+    /// The principal's tasks, oldest first.
     ///
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn list_tasks(&self, principal: &Principal, page: &Page) -> Result<Vec<Task>, ApiError> {
-        let rows = self.database.repeatable(
-            "select t.id, t.user_id, t.title, t.description, t.completed,
-                 rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
-             from caller($1, $2) as c
-             left join lateral (
-                 select * from tasks
-                 where tasks.user_id = c.id
-                     and ($3 is null or tasks.id > $3)
-                     and ($4 is null or tasks.completed = $4)
-                 order by tasks.id
-                 limit $5
-             ) as t on true
-             order by t.id",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-                (&page.after, Type::UUID),
-                (&page.completed, Type::BOOL),
-                (&page.limit, Type::INT8),
-            ],
-        )?;
+        // The nil id comes before every other.
+        let after = page.after.unwrap_or_default();
+        let rows = match page.completed {
+            None => self.repeatable_by(
+                principal,
+                "select t.* from caller($1, $2, $3) as c
+                 left join lateral (
+                     select * from tasks where user_id = $2 and id > $4 order by id limit $5
+                 ) as t on true
+                 order by t.id",
+                &[(&after, Type::UUID), (&page.limit, Type::INT8)],
+            ),
+            Some(completed) => self.repeatable_by(
+                principal,
+                "select t.* from caller($1, $2, $3) as c
+                 left join lateral (
+                     select * from tasks where user_id = $2 and completed = $6 and id > $4 order by id limit $5
+                 ) as t on true
+                 order by t.id",
+                &[(&after, Type::UUID), (&page.limit, Type::INT8), (&completed, Type::BOOL)],
+            ),
+        }?;
         if rows.is_empty() {
             return Err(session_over());
         }
-        Ok(rows.iter().filter_map(task).collect())
+        Ok(rows.iter().filter_map(|row| task(row).transpose()).collect::<Result<_, _>>()?)
     }
 
     /// The task that was made; the same one if it is made again with the same id. The first task of an external user
@@ -93,43 +99,36 @@ impl Store {
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; database failures.
     pub fn create_task(&self, principal: &Principal, new: &NewTask) -> Result<Task, ApiError> {
-        let row = self.database.repeatable_row(
+        let rows = self.repeatable_by(
+            principal,
             "with c as (
-                 select id from caller($1, $2)
+                 select id from caller($1, $2, $3)
              ), made as (
                  insert into users (id, kind)
-                 select id, 'better_auth' from c where $2 is null
+                 select id, 'better_auth' from c where $3 is null
                  on conflict (id) do nothing
              )
              insert into tasks (id, user_id, title, description)
-             select $3, c.id, $4, $5 from c
-             on conflict (id) do update set id = excluded.id where tasks.user_id = excluded.user_id
-             returning id, user_id, title, description, completed,
-                 rfc3339(created_at) as created_at, rfc3339(updated_at) as updated_at",
-            &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
-                (&new.id, Type::UUID),
-                (&new.title, Type::TEXT),
-                (&new.description, Type::TEXT),
-            ],
+             select $4, c.id, $5, $6 from c
+             on conflict (user_id, id) do update set id = excluded.id
+             returning tasks.*",
+            &[(&new.id, Type::UUID), (&new.title, Type::TEXT), (&new.description, Type::TEXT)],
         )?;
-        row.as_ref().and_then(task).ok_or_else(session_over)
+        found(&rows)
     }
 
-    /// One task of the caller.
+    /// One task of the principal.
     ///
     /// # Errors
     /// [`Problem::InvalidToken`] if the session is over; [`Problem::TaskNotFound`]; database failures.
     pub fn task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.database.repeatable_row(
-            "select t.id, t.user_id, t.title, t.description, t.completed,
-                 rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
-             from caller($1, $2) as c
-             left join tasks as t on t.user_id = c.id and t.id = $3",
-            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
+        let rows = self.repeatable_by(
+            principal,
+            "select t.* from caller($1, $2, $3) as c
+             left join tasks as t on t.user_id = $2 and t.id = $4",
+            &[(&id, Type::UUID)],
         )?;
-        found(row.as_ref())
+        found(&rows)
     }
 
     /// The task with these changes.
@@ -137,25 +136,22 @@ impl Store {
     /// # Errors
     /// As [`Store::task`].
     pub fn update_task(&self, principal: &Principal, id: Uuid, changes: &Changes) -> Result<Task, ApiError> {
-        let row = self.database.repeatable_row(
+        let rows = self.repeatable_by(
+            principal,
             "with c as (
-                 select id from caller($1, $2)
+                 select id from caller($1, $2, $3)
              ), t as (
                  update tasks set
-                     title = coalesce($4, tasks.title),
-                     description = case when $5 then $6 else tasks.description end,
-                     completed = coalesce($7, tasks.completed),
+                     title = coalesce($5, tasks.title),
+                     description = case when $6 then $7 else tasks.description end,
+                     completed = coalesce($8, tasks.completed),
                      updated_at = now()
                  from c
-                 where tasks.user_id = c.id and tasks.id = $3
+                 where tasks.user_id = c.id and tasks.id = $4
                  returning tasks.*
              )
-             select t.id, t.user_id, t.title, t.description, t.completed,
-                 rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
-             from c left join t on true",
+             select t.* from c left join t on true",
             &[
-                (&principal.subject(), Type::TEXT),
-                (&principal.session(), Type::UUID),
                 (&id, Type::UUID),
                 (&changes.title, Type::TEXT),
                 (&changes.description.is_some(), Type::BOOL),
@@ -163,68 +159,67 @@ impl Store {
                 (&changes.completed, Type::BOOL),
             ],
         )?;
-        found(row.as_ref())
+        found(&rows)
     }
 
-    /// The task, done if it was open and open if it was done. Not repeatable.
+    /// The task, completed if it was open and open if it was completed. Not repeatable.
     ///
     /// # Errors
     /// As [`Store::task`].
     pub fn toggle_task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
-        let row = self.database.once(
+        let rows = self.once_by(
+            principal,
             "with c as (
-                 select id from caller($1, $2)
+                 select id from caller($1, $2, $3)
              ), t as (
                  update tasks set completed = not tasks.completed, updated_at = now()
                  from c
-                 where tasks.user_id = c.id and tasks.id = $3
+                 where tasks.user_id = c.id and tasks.id = $4
                  returning tasks.*
              )
-             select t.id, t.user_id, t.title, t.description, t.completed,
-                 rfc3339(t.created_at) as created_at, rfc3339(t.updated_at) as updated_at
-             from c left join t on true",
-            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
+             select t.* from c left join t on true",
+            &[(&id, Type::UUID)],
         )?;
-        found(row.as_ref())
+        found(&rows)
     }
 
-    /// Deletes one task of the caller. Not repeatable.
+    /// Deletes one task of the principal. Not repeatable.
     ///
     /// # Errors
     /// As [`Store::task`].
     pub fn delete_task(&self, principal: &Principal, id: Uuid) -> Result<(), ApiError> {
-        let row = self.database.once(
+        let rows = self.once_by(
+            principal,
             "with c as (
-                 select id from caller($1, $2)
+                 select id from caller($1, $2, $3)
              ), t as (
                  delete from tasks using c
-                 where tasks.user_id = c.id and tasks.id = $3
-                 returning tasks.id
+                 where tasks.user_id = c.id and tasks.id = $4
+                 returning tasks.*
              )
-             select t.id from c left join t on true",
-            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID), (&id, Type::UUID)],
+             select t.* from c left join t on true",
+            &[(&id, Type::UUID)],
         )?;
-        match row.ok_or_else(session_over)?.get::<_, Option<Uuid>>("id") {
-            Some(_) => Ok(()),
-            None => Err(Problem::TaskNotFound.into()),
-        }
+        found(&rows).map(drop)
     }
 }
 
-fn found(row: Option<&Row>) -> Result<Task, ApiError> {
-    task(row.ok_or_else(session_over)?).ok_or_else(|| Problem::TaskNotFound.into())
+/// The task of the one row; without a row the principal may not act.
+fn found(rows: &[Row]) -> Result<Task, ApiError> {
+    let row = rows.first().ok_or_else(session_over)?;
+    task(row)?.ok_or_else(|| Problem::TaskNotFound.into())
 }
 
-/// The task of a row; nothing if the row says only that the caller may act.
-fn task(row: &Row) -> Option<Task> {
-    let id: Uuid = row.get::<_, Option<Uuid>>("id")?;
-    Some(Task {
-        id: id.to_string(),
-        user_id: row.get("user_id"),
-        title: row.get("title"),
-        description: row.get("description"),
-        completed: row.get("completed"),
-        created_at: row.get("created_at"),
-        updated_at: row.get("updated_at"),
-    })
+/// The task of a row; `None` if the row says only that the principal may act.
+fn task(row: &Row) -> Result<Option<Task>, postgres::Error> {
+    let Some(id) = row.try_get("id")? else { return Ok(None) };
+    Ok(Some(Task {
+        id,
+        user_id: row.try_get("user_id")?,
+        title: row.try_get("title")?,
+        description: row.try_get("description")?,
+        completed: row.try_get("completed")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    }))
 }

@@ -1,10 +1,11 @@
 //! Table `users`.
 
+use jiff::Timestamp;
+use postgres::Row;
 use postgres::types::Type;
 use uuid::Uuid;
 
-use super::Store;
-use crate::database::DatabasePool;
+use super::{Store, one};
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
@@ -14,12 +15,13 @@ pub struct User {
     id: String,
     email: Option<String>,
     is_active: bool,
-    created_at: Option<String>,
+    #[serde(serialize_with = "super::rfc3339_or_null")]
+    created_at: Option<Timestamp>,
 }
 
 /// An account to be made.
 pub struct NewUser<'a> {
-    /// Made by the caller, so that the insert can be repeated.
+    /// Made by the server, so that the insert can be repeated.
     pub id: &'a str,
     /// In lower case.
     pub email: &'a str,
@@ -27,39 +29,51 @@ pub struct NewUser<'a> {
     pub password_hash: &'a str,
 }
 
-impl Store {
+impl Store<'_> {
     /// The user that was made; the same one if it is made again with the same id.
     ///
     /// # Errors
     /// [`Problem::EmailTaken`]; database failures.
-    pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
-        create_user(&self.database, user)
+    pub fn create_user(&self, new: &NewUser<'_>) -> Result<User, ApiError> {
+        let made = self.repeatable(
+            "insert into users (id, email, password_hash)
+             values ($1, $2, $3)
+             on conflict (id) do update set id = excluded.id
+             returning id, email, is_active, created_at",
+            &[(&new.id, Type::TEXT), (&new.email, Type::TEXT), (&new.password_hash, Type::TEXT)],
+        );
+        match made {
+            Ok(rows) => user(one(&rows)?),
+            Err(failure) if failure.violates("users_email_key") => Err(Problem::EmailTaken.into()),
+            Err(failure) => Err(failure.into()),
+        }
     }
 
-    /// The caller's own user; nothing if the session is over or the user inactive.
+    /// The principal's own user; `None` if the session is over or the user inactive.
     ///
     /// # Errors
     /// Database failures.
-    pub fn caller(&self, principal: &Principal) -> Result<Option<User>, ApiError> {
-        let row = self.database.repeatable_row(
-            "select c.id, u.email, coalesce(u.is_active, true) as is_active, rfc3339(u.created_at) as created_at
-             from caller($1, $2) as c
+    pub fn user(&self, principal: &Principal) -> Result<Option<User>, ApiError> {
+        let rows = self.repeatable_by(
+            principal,
+            "select c.id, u.email, coalesce(u.is_active, true) as is_active, u.created_at
+             from caller($1, $2, $3) as c
              left join users as u on u.id = c.id",
-            &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
+            &[],
         )?;
-        Ok(one_user(row.as_ref()))
+        rows.first().map(user).transpose()
     }
 
-    /// The e-mail of the caller, whose password is about to be asked for again; nothing if the session is over.
+    /// The e-mail of the local user whose password is about to be asked for again; `None` if the session is over.
     ///
     /// # Errors
     /// Database failures.
-    pub fn caller_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
-        let row = self.database.repeatable_row(
+    pub fn user_email(&self, principal: &Principal) -> Result<Option<String>, ApiError> {
+        let rows = self.repeatable(
             "select u.email from local_caller($1, $2) as c join users as u on u.id = c.id",
             &[(&principal.subject(), Type::TEXT), (&principal.session(), Type::UUID)],
         )?;
-        Ok(row.map(|row| row.get("email")))
+        Ok(rows.first().map(|row| row.try_get("email")).transpose()?)
     }
 
     /// Stores the new hash, ends every other session and takes the attempt back; false if meanwhile the session ended
@@ -75,7 +89,7 @@ impl Store {
         new_hash: &str,
         attempt: Uuid,
     ) -> Result<bool, ApiError> {
-        let row = self.database.once(
+        let rows = self.once(
             "with changed as (
                  update users set password_hash = $4, session_epoch = users.session_epoch + 1
                  from local_caller($1, $2) as c
@@ -97,16 +111,16 @@ impl Store {
                 (&attempt, Type::UUID),
             ],
         )?;
-        Ok(row.is_some())
+        Ok(!rows.is_empty())
     }
 
-    /// Deletes the caller with all tasks and sessions, and takes the attempt back; false if meanwhile the session ended
+    /// Deletes the user with all tasks and sessions, and takes the attempt back; false if meanwhile the session ended
     /// or the password is no longer the verified one, as in [`Store::change_password`].
     ///
     /// # Errors
     /// Database failures.
-    pub fn delete_caller(&self, principal: &Principal, verified_epoch: i32, attempt: Uuid) -> Result<bool, ApiError> {
-        let row = self.database.once(
+    pub fn delete_user(&self, principal: &Principal, verified_epoch: i32, attempt: Uuid) -> Result<bool, ApiError> {
+        let rows = self.once(
             "with gone as (
                  delete from users using local_caller($1, $2) as c
                  where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active
@@ -122,31 +136,15 @@ impl Store {
                 (&attempt, Type::UUID),
             ],
         )?;
-        Ok(row.is_some())
+        Ok(!rows.is_empty())
     }
 }
 
-pub(super) fn create_user(database: &DatabasePool, user: &NewUser<'_>) -> Result<User, ApiError> {
-    let made = database.repeatable(
-        "insert into users (id, email, password_hash)
-         values ($1, $2, $3)
-         on conflict (id) do update set id = excluded.id
-         returning id, email, is_active, rfc3339(created_at) as created_at",
-        &[(&user.id, Type::TEXT), (&user.email, Type::TEXT), (&user.password_hash, Type::TEXT)],
-    );
-    match made {
-        Ok(rows) => one_user(rows.first()).ok_or_else(|| Problem::Internal.with_cause("insert without a row")),
-        Err(failure) if failure.violates("users_email_key") => Err(Problem::EmailTaken.into()),
-        Err(failure) => Err(failure.into()),
-    }
-}
-
-fn one_user(row: Option<&postgres::Row>) -> Option<User> {
-    let row = row?;
-    Some(User {
-        id: row.get("id"),
-        email: row.get("email"),
-        is_active: row.get("is_active"),
-        created_at: row.get("created_at"),
+fn user(row: &Row) -> Result<User, ApiError> {
+    Ok(User {
+        id: row.try_get("id")?,
+        email: row.try_get("email")?,
+        is_active: row.try_get("is_active")?,
+        created_at: row.try_get("created_at")?,
     })
 }

@@ -134,12 +134,12 @@ fn check_names_everything_that_the_migrations_make() {
 #[test]
 fn check_says_what_is_missing_and_exits_with_1() {
     for (change, line) in [
-        ("drop table known_addresses", "FAIL  table known_addresses: missing"),
+        ("drop table known_addresses cascade", "FAIL  table known_addresses: missing"),
         ("alter table tasks drop column description", "FAIL  column tasks.description text: missing"),
         ("alter table tasks alter title drop not null", "FAIL  column tasks.title text not null: missing"),
         ("alter table users drop constraint users_email_key", "FAIL  constraint users_email_key: missing"),
-        ("drop index tasks_user_id_id_idx", "FAIL  index tasks_user_id_id_idx: missing"),
-        ("drop function rfc3339", "FAIL  function rfc3339(timestamp with time zone): missing"),
+        ("drop index tasks_user_id_completed_id_idx", "FAIL  index tasks_user_id_completed_id_idx: missing"),
+        ("drop function caller", "FAIL  function caller(text, text, uuid): missing"),
         (
             "delete from migrations where name = '002_tasks'",
             "FAIL  migrations: run latchkey migrate: 002_tasks pending",

@@ -357,7 +357,7 @@ fn each_request_is_one_line_with_its_template_and_never_its_path_or_query() {
         let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
         assert_eq!((shape.as_str(), level.as_str()), ("0000-00-00T00:00:00.000Z", "INFO"), "{line}");
         let keys: Vec<_> = pairs.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["method", "route", "status", "ms", "request_id", "address"], "{line}");
+        assert_eq!(keys, ["method", "route", "status", "ms", "db_ms", "request_id", "address"], "{line}");
         let fields = fields(&line);
         assert_eq!((fields["method"].as_str(), fields["route"].as_str()), (method, route), "{line}");
         assert_eq!(fields["status"], answer.status.to_string(), "{line}");
