@@ -38,5 +38,5 @@ lint: ## formatting, compiler and clippy warnings, shell syntax
 smoke: ## the README's flow in curl, on a server of its own; URL=https://host for one that runs already
 	@exec $(if $(URL),tests/smoke.sh '$(URL)',tests/cluster.sh temp tests/smoke.sh)
 
-bench: ## the figures that the README quotes, against axum and rouille's own server (about three minutes)
+bench: ## latchkey beside axum with sqlx, axum tuned and the machine's limit, in one table (under five minutes)
 	@exec tests/cluster.sh temp tests/bench/run.sh
