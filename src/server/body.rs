@@ -7,6 +7,7 @@
 //! Source: RFC 9112 §6 (body), §7.1 (chunks).
 
 use super::HttpError;
+use super::chunk::{check_trailer, chunk_size};
 
 /// The most bytes of a body; and, counted apart, of all that stands between its chunks.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -111,31 +112,10 @@ impl Body {
     }
 }
 
-/// RFC 9112 §7.1: hexadecimal digits, at least one, without a sign. Then nothing, or extensions, which §7.1.1 has us
-/// ignore.
-fn chunk_size(line: &[u8]) -> Result<usize, HttpError> {
-    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    let (digits, extensions) = line.split_at_checked(digits).unwrap_or_default();
-    let is_extension = extensions.trim_ascii_start().starts_with(b";");
-    let has_control = extensions.iter().any(|b| b.is_ascii_control() && *b != b'\t');
-    if digits.is_empty() || has_control || !extensions.is_empty() && !is_extension {
-        return Err(HttpError::BadRequest("a chunk size is malformed"));
-    }
-    // A number that the type has no room for is too large, and not to wrap round (RFC 9112 §7.1).
-    Ok(str::from_utf8(digits).map_or(usize::MAX, |digits| usize::from_str_radix(digits, 16).unwrap_or(usize::MAX)))
-}
-
-/// RFC 9112 §7.1.2: a trailer field looks like a header field. None is kept: what it says comes too late to be heeded
-/// (RFC 9110 §6.5.1).
-fn check_trailer(line: &[u8]) -> Result<(), HttpError> {
-    let section = [line, b"\r\n\r\n"].concat();
-    let parsed = httparse::parse_headers(&section, &mut [httparse::EMPTY_HEADER]).is_ok_and(|read| read.is_complete());
-    parsed.then_some(()).ok_or(HttpError::BadRequest("a trailer field is malformed"))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on must fail at once")]
 pub(super) mod tests {
+    use super::super::chunk::tests::are_extensions;
     use super::*;
 
     const TOO_LARGE: HttpError = HttpError::BodyTooLarge;
@@ -191,18 +171,19 @@ pub(super) mod tests {
         Ok(Some((content.into(), rest.into())))
     }
 
-    const ACCEPTED: [(&[u8], &str, &str); 8] = [
+    const ACCEPTED: [(&[u8], &str, &str); 9] = [
         (b"5\r\nhello\r\n0\r\n\r\nGET", "hello", "GET"),
         (b"0\r\n\r\n", "", ""),
         (b"000\r\n\r\n", "", ""),
         (b"2\r\nab\r\n00A\r\n0123456789\r\n0\r\n\r\n", "ab0123456789", ""),
         (b"1;a=b;c=\"d;e\"\r\nx\r\n0;last\r\n\r\n", "x", ""),
         (b"1 \t; a\r\nx\r\n0\r\n\r\n", "x", ""),
+        (b"1;a\t= \"\\\"; \xff\" ;b;c = d\r\nx\r\n0\r\n\r\n", "x", ""),
         (b"1\r\n\n\r\n0\r\nDigest: abc\r\nB:\r\n\r\nrest", "\n", "rest"),
         (b"4\r\n\r\n\r\n\r\n0\r\n\r\n\r\n", "\r\n\r\n", "\r\n"),
     ];
 
-    const REFUSED: [&[u8]; 26] = [
+    const REFUSED: [&[u8]; 37] = [
         b"\r\n",
         b"g\r\n",
         b"+1\r\nx\r\n",
@@ -219,6 +200,17 @@ pub(super) mod tests {
         b"1;a\nb\r\nx\r\n",
         b"1;a\rb\r\nx\r\n",
         b"1;\0\r\nx\r\n",
+        b"2;\r\nab\r\n",
+        b"1;;a\r\nx\r\n",
+        b"1; \r\nx\r\n",
+        b"1;a;\r\nx\r\n",
+        b"1;a \r\nx\r\n",
+        b"1;a=\r\nx\r\n",
+        b"1;=a\r\nx\r\n",
+        b"1;a b\r\nx\r\n",
+        b"1;a=b c\r\nx\r\n",
+        b"1;a=\"b\r\nx\r\n",
+        b"1;a=\"b\"c\r\nx\r\n",
         b"1\r\r\nx\r\n",
         b"0\r\n\n",
         b"0\r\nA: b\n\r\n",
@@ -317,10 +309,9 @@ pub(super) mod tests {
             } else {
                 let (size, extension) =
                     line.split_at(line.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(line.len()));
-                let is_extension = extension.is_empty() || extension.trim_start_matches([' ', '\t']).starts_with(';');
                 let digits = size.trim_start_matches('0');
                 let length = if digits.is_empty() { 0 } else { u128::from_str_radix(digits, 16).unwrap_or(u128::MAX) };
-                if !is_extension || size.is_empty() {
+                if !are_extensions(extension) || size.is_empty() {
                     return BAD;
                 }
                 if length > 65_536 - content.len() as u128 {
@@ -339,7 +330,8 @@ pub(super) mod tests {
     #[test]
     fn a_hundred_thousand_mutated_bodies_are_read_by_the_letter() {
         let samples: Vec<_> = ACCEPTED.iter().map(|(input, ..)| *input).chain(REFUSED).collect();
-        let pieces: [&[u8]; 10] = [b"\r\n", b"\n", b"\r", b"0", b"1", b";", b" ", b"\0", b"A: b", b"ffffffffffffffff"];
+        let pieces: [&[u8]; 13] =
+            [b"\r\n", b"\n", b"\r", b"0", b"1", b";", b" ", b"\0", b"A: b", b"ffffffffffffffff", b"\"", b"\\", b"="];
         let mut random = Random(0x1A7C_4E11);
         for _ in 0..100_000 {
             let input = random.mutated(&samples, &pieces);

@@ -21,8 +21,9 @@ use super::head::Head;
 use super::response;
 use super::{HANDLER_TIME, Headers, HttpError, RejectedRequest};
 
-/// How long a connection may be open without a byte of a request.
-const IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long a connection may be open without a byte of a request: longer than the 60 s of nginx and most balancers, so
+/// that they close first and send no request into a connection that is about to end.
+const IDLE_TIME: Duration = Duration::from_secs(75);
 /// How long a request may take from its first byte to its last; and the same for a response.
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that closes is read on.
@@ -310,12 +311,33 @@ impl Connection {
         }
     }
 
-    /// Waits until `deadline` for what `flags` say, or for the connection's end.
+    /// Waits until `deadline` for what `flags` say, or for the connection's end. `false` once it has passed, even where
+    /// more bytes are there: else a client that never stops sending would be waited for without end.
     fn is_ready(&self, flags: PollFlags, deadline: Instant) -> bool {
         let poll_once = || {
-            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
-            poll(&mut [PollFd::new(&self.stream, flags)], left.as_ref())
+            let left = deadline.checked_duration_since(Instant::now()).ok_or(Errno::TIMEDOUT)?;
+            poll(&mut [PollFd::new(&self.stream, flags)], Timespec::try_from(left).ok().as_ref())
         };
         retry_on_intr(poll_once).is_ok_and(|ready| ready > 0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on must fail at once")]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_has_passed_ends_a_wait_even_while_bytes_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        let connection = Connection::new(stream, address);
+        client.write_all(b"x").unwrap();
+        assert!(connection.is_ready(PollFlags::IN, Instant::now() + LINGER_TIME));
+        assert!(!connection.is_ready(PollFlags::IN, Instant::now()));
     }
 }

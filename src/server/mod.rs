@@ -9,6 +9,7 @@
 
 mod admission;
 mod body;
+mod chunk;
 mod connection;
 mod head;
 mod response;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rouille::Response;
 
-use super::head::Head;
+use super::head::{Head, is_token_byte};
 
 /// A response as it is sent, to a request with this head. In one piece, for one send: two would wait for each other's
 /// acknowledgement or, with `TCP_NODELAY`, cost a quarter of the throughput.
@@ -39,9 +39,11 @@ pub(super) fn written(response: Response, request: &Head) -> Vec<u8> {
 fn may_be_sent(name: &str, value: &str) -> bool {
     const OWN: [&str; 6] = ["connection", "content-length", "date", "trailer", "transfer-encoding", "upgrade"];
     // RFC 9110 §5.6.2: a name is a token; §5.5: no CR, LF or NUL, with which a value would end its field or the head.
-    let is_token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
     let has_control = value.bytes().any(|b| b.is_ascii_control() && b != b'\t');
-    !name.is_empty() && is_token && !has_control && !OWN.contains(&name.to_ascii_lowercase().as_str())
+    !name.is_empty()
+        && name.bytes().all(is_token_byte)
+        && !has_control
+        && !OWN.contains(&name.to_ascii_lowercase().as_str())
 }
 
 /// A time as RFC 9110 §5.6.7 writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.

@@ -241,7 +241,7 @@ fn one_address_with_a_thousand_connections_closes_none_of_anothers() {
 }
 
 #[test]
-fn a_connection_without_a_request_is_closed_after_30_s() {
+fn an_idle_connection_is_kept_for_75_s_and_then_closed() {
     let _turn = alone();
     let server = Server::start();
     let streams = crowd(2, server.address);
@@ -252,8 +252,8 @@ fn a_connection_without_a_request_is_closed_after_30_s() {
         Err(error) => error.kind() == ErrorKind::WouldBlock,
         Ok(count) => count > 0,
     };
-    while streams.iter().any(|stream| is_open(stream, &mut answer)) && start.elapsed() < Duration::from_secs(40) {
+    while streams.iter().any(|stream| is_open(stream, &mut answer)) && start.elapsed() < Duration::from_secs(90) {
         thread::sleep(Duration::from_millis(50));
     }
-    assert!((29..33).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert!((74..79).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
 }

@@ -262,17 +262,30 @@ fn a_length_that_is_no_plain_number_is_400() {
 }
 
 #[test]
-fn any_transfer_coding_but_chunked_is_501() {
+fn a_transfer_coding_before_a_final_chunked_is_501() {
     refused(
         501,
         &with_fields([
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: Chunked",
+            "Transfer-Encoding: identity;q=1,chunked",
+        ]),
+    );
+}
+
+#[test]
+fn request_smuggling_by_a_last_coding_other_than_chunked_is_400() {
+    refused(
+        400,
+        &with_fields([
             "Transfer-Encoding: gzip",
             "Transfer-Encoding: identity",
-            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked, gzip",
             "Transfer-Encoding: chunked, chunked",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
             "Transfer-Encoding: \"chunked\"",
             "Transfer-Encoding: chunked;q=1",
+            "Transfer-Encoding: , chunked",
             "Transfer-Encoding:",
         ]),
     );
@@ -281,7 +294,9 @@ fn any_transfer_coding_but_chunked_is_501() {
 #[test]
 fn a_transfer_coding_in_http_1_0_is_400() {
     let whole = format!("{:x}\r\n{NO_TOKEN}\r\n0\r\n\r\n", NO_TOKEN.len());
-    refused(400, &in_chunks([&whole]).map(|request| request.replace("HTTP/1.1", "HTTP/1.0")));
+    let [chunked] = in_chunks([&whole]);
+    let old = [chunked.clone(), chunked.replace("chunked", "gzip, chunked")];
+    refused(400, &old.map(|request| request.replace("HTTP/1.1", "HTTP/1.0")));
 }
 
 #[test]
@@ -330,9 +345,19 @@ fn a_field_that_is_not_utf_8_is_400() {
 
 #[test]
 fn anything_but_one_valid_host_is_400() {
-    let fields =
-        ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n", "Host: a/b\r\n", "Host: a@b\r\n", "Host: a b\r\n"];
-    refused(400, &fields.map(|fields| HEALTHZ.replace("Host: a\r\n", fields)));
+    let fields = ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n"].map(str::to_owned);
+    let hosts = ["a/b", "a@b", "a b", "[::1", "[::1]x", "::1", "[a]", "a:b", "a:80:80", "a%2"];
+    let all = fields.into_iter().chain(hosts.map(|host| format!("Host: {host}\r\n")));
+    refused(400, &all.map(|fields| HEALTHZ.replace("Host: a\r\n", &fields)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_host_may_be_a_name_or_an_address_with_or_without_a_port() {
+    let server = Server::start();
+    let mut connection = Connection::to(server.address);
+    for host in ["", "a.example", "a:", "127.0.0.1:8080", "[::1]", "[2001:db8::1]:443", "a%C3%A9"] {
+        connection.send(HEALTHZ.replace("Host: a", &format!("Host: {host}"))).must(200);
+    }
 }
 
 #[test]
@@ -353,8 +378,18 @@ fn a_malformed_request_line_is_400() {
 
 #[test]
 fn a_target_that_is_none_of_ours_is_400() {
-    let targets =
-        ["healthz", "*", "a:80", "http:///healthz", "ftp://a/healthz", "http://me@a/healthz", "/healthz#a", "/h\u{e9}"];
+    let targets = [
+        "healthz",
+        "*",
+        "a:80",
+        "http:///healthz",
+        "http://:80/healthz",
+        "http://[::1/healthz",
+        "ftp://a/healthz",
+        "http://me@a/healthz",
+        "/healthz#a",
+        "/h\u{e9}",
+    ];
     refused(400, &targets.map(|target| HEALTHZ.replace("/healthz", target)));
 }
 
@@ -410,6 +445,17 @@ fn a_chunk_that_does_not_end_where_it_says_is_400() {
             "6\r\nhello\r\n0\r\n\r\n",
         ]),
     );
+}
+
+#[test]
+fn request_smuggling_by_a_malformed_chunk_extension_is_400() {
+    let extensions =
+        [";", "; ", ";;a", ";a;", ";a ", ";a=", ";=a", ";a b", ";a=b c", ";a=\"b", ";a=\"b\"c", ";a=\"\\\"", ";("];
+    refused(
+        400,
+        &in_chunks(extensions.map(|text| format!("5{text}\r\nhello\r\n0\r\n\r\n")).each_ref().map(String::as_str)),
+    );
+    refused(400, &in_chunks(extensions.map(|text| format!("0{text}\r\n\r\n")).each_ref().map(String::as_str)));
 }
 
 #[test]
@@ -517,6 +563,19 @@ fn a_request_that_takes_over_10_s_is_408_however_it_comes() {
         start.elapsed().as_secs_f64()
     });
     assert!(took.iter().all(|seconds| (9.5..12.0).contains(seconds)), "{took:?}");
+}
+
+#[test]
+fn lingering_after_a_refusal_ends_after_2_s_even_while_bytes_come() {
+    let server = Server::start();
+    let mut stream = connect(server.address).unwrap();
+    stream.write_all(format!("{REFRESH}Content-Length: 3000000\r\n\r\n").as_bytes()).unwrap();
+    let start = Instant::now();
+    let bytes = vec![b'x'; 1 << 20];
+    while stream.write_all(&bytes).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "the server reads on without end");
+    }
+    assert!((1.5..5.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -699,7 +758,7 @@ fn a_panic_in_a_handler_is_a_refusal_and_nothing_else() {
 fn a_panic_in_the_words_of_a_refusal_is_a_500_and_nothing_else() {
     let (local, _) = Local::start(8);
     for _ in 0..20 {
-        let text = local.text("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n");
+        let text = local.text("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x, chunked\r\n\r\n");
         assert!(text.starts_with("HTTP/1.1 500"), "{text}");
     }
     assert!(local.text(&get_and_close("/after")).ends_with("/after"));
