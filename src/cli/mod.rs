@@ -1,7 +1,9 @@
 //! The commands. Data goes to standard output, the log to standard error; exit code 0, 1 (failed) or 2 (usage or
 //! configuration).
 
+mod arguments;
 mod check;
+mod terminal;
 mod users;
 
 use std::io::Write;
@@ -14,6 +16,8 @@ use log::{info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use arguments::{Command, Invocation};
+
 use crate::api::Services;
 use crate::api::pages::Readiness;
 use crate::app::App;
@@ -24,71 +28,98 @@ use crate::database::DatabasePool;
 use crate::database::migrate::{self, TimeLimit};
 use crate::logging;
 use crate::server::{Listener, Settings, Stopper};
-use crate::store::{OperatorStore, UserAction};
+use crate::store::OperatorStore;
 use crate::token::Keys;
 
-const HELP: &str = "\
-latchkey: accounts, bearer tokens and each user's own tasks
-
-usage:
-  latchkey [serve] [--no-migrate]  apply pending migrations, then serve
-  latchkey migrate                 apply pending migrations
-  latchkey check                   say what holds between this program and its database, line by line
-  latchkey user list
-  latchkey user show USER
-  latchkey user create EMAIL       the password comes from standard input
-  latchkey user set-password USER  the password comes from standard input; ends all sessions
-  latchkey user activate USER
-  latchkey user deactivate USER    ends all sessions
-  latchkey user logout USER        ends all sessions
-  latchkey user delete USER [--yes]
-  latchkey purge                   delete ended sessions and old attempts
-  latchkey --help | --version
-
+/// The first line of every help.
+const ABOUT: &str = "latchkey: accounts, bearer tokens and each user's own tasks\n";
+/// The last lines of every help.
+const NOTES: &str = "
 USER is an e-mail or an id; email:… or id:… where both fit. A user of Better Auth can be shown, deactivated (by id:…
-also before the first task), activated and deleted.
-All configuration is by environment variables; DATABASE_URL and JWT_SECRET are required to serve.
+also before the first task), activated and deleted. A password comes from a prompt or from standard input.
+Settings are environment variables, and beneath them the lines NAME=VALUE of FILE.
 ";
 
+/// Every command; the first one is run where none is named.
+#[rustfmt::skip]
+const COMMANDS: &[Command] = &[
+    Command { name: "serve", parameters: "[--no-migrate]", about: "apply pending migrations, then serve",
+              run: |environment, arguments| serve(environment, !arguments.has_option) },
+    Command { name: "migrate", parameters: "", about: "apply pending migrations; rights and settings of the server's role",
+              run: |environment, _| migrate_only(environment) },
+    Command { name: "check", parameters: "", about: "rehearse what the server does, and undo it; one line for each thing",
+              run: |environment, _| check_database(environment) },
+    Command { name: "user list", parameters: "", about: "id, e-mail, state, time, sessions and tasks of every user",
+              run: |environment, _| users::list(&store(environment)?) },
+    Command { name: "user show", parameters: "USER", about: "the same of one user",
+              run: |environment, arguments| users::show(&store(environment)?, arguments.operand) },
+    Command { name: "user create", parameters: "EMAIL", about: "also where registration is closed",
+              run: |environment, arguments| users::create(environment, &store(environment)?, arguments.operand) },
+    Command { name: "user set-password", parameters: "USER", about: "end all sessions too",
+              run: |environment, arguments| users::set_password(environment, &store(environment)?, arguments.operand) },
+    Command { name: "user activate", parameters: "USER", about: "allow logins again; revives no session",
+              run: |environment, arguments| users::activate(environment, &store(environment)?, arguments.operand) },
+    Command { name: "user deactivate", parameters: "USER", about: "allow no login; end all sessions",
+              run: |environment, arguments| users::deactivate(environment, &store(environment)?, arguments.operand) },
+    Command { name: "user logout", parameters: "USER", about: "end all sessions",
+              run: |environment, arguments| users::logout(&store(environment)?, arguments.operand) },
+    Command { name: "user logout --all", parameters: "[--yes]", about: "end all sessions of all users",
+              run: |environment, arguments| users::logout_all(&store(environment)?, arguments.has_option) },
+    Command { name: "user delete", parameters: "USER [--yes]", about: "delete the user with all tasks",
+              run: |environment, arguments| users::delete(&store(environment)?, arguments.operand, arguments.has_option) },
+    Command { name: "purge", parameters: "", about: "delete ended sessions, old attempts, forgotten addresses",
+              run: |environment, _| purge(environment) },
+];
+
 /// Why a command ends without success.
-enum Failure {
-    /// Exit code 2.
+pub enum CommandError {
+    /// Exit code 2: the command line or the configuration.
     Usage(String),
     /// Exit code 1.
     Failed(String),
+    /// Exit code 0: whoever reads standard output has closed it.
+    OutputClosed,
 }
 
-impl From<ConfigError> for Failure {
-    fn from(refused: ConfigError) -> Self {
-        Failure::Usage(refused.to_string())
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        CommandError::Usage(error.to_string())
+    }
+}
+
+/// For what is written to standard output.
+impl From<io::Error> for CommandError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => CommandError::OutputClosed,
+            _ => CommandError::Failed(format!("standard output: {error}")),
+        }
     }
 }
 
 /// Runs the command that the arguments name.
 pub fn run(arguments: &[String]) -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let environment = &Environment::default();
-    let outcome = match arguments.as_slice() {
-        [] | ["serve"] => serve(environment, true),
-        ["--no-migrate"] | ["serve", "--no-migrate"] => serve(environment, false),
-        ["migrate"] => migrate_only(environment),
-        ["check"] => check_database(environment),
-        ["user", command @ ..] => user(environment, command),
-        ["purge"] => purge(environment),
-        ["--help" | "-h" | "help"] => print(HELP),
-        ["--version" | "-V"] => print(concat!("latchkey ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => Err(unknown_arguments()),
-    };
-    let (code, message) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Failed(message)) => (1, message),
-        Err(Failure::Usage(message)) => (2, message),
+    let (code, message) = match run_command(&arguments) {
+        Ok(()) | Err(CommandError::OutputClosed) => return ExitCode::SUCCESS,
+        Err(CommandError::Failed(message)) => (1, message),
+        Err(CommandError::Usage(message)) => (2, message),
     };
     let _ = writeln!(io::stderr(), "latchkey: {}", message.trim_end());
     ExitCode::from(code)
 }
 
-fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
+fn run_command(arguments: &[&str]) -> Result<(), CommandError> {
+    let (env_file, invocation) = arguments::parse(COMMANDS, arguments)?;
+    let (command, arguments) = match invocation {
+        Invocation::Print(text) => return Ok(print(&text)?),
+        Invocation::Run(command, arguments) => (command, arguments),
+    };
+    let environment = env_file.map(Environment::with_file).transpose()?.unwrap_or_default();
+    (command.run)(&environment, &arguments)
+}
+
+fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
     let config = Config::from_environment(environment)?;
     if config.is_test {
@@ -117,7 +148,10 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
         cors_origins: config.cors_origins,
         proxy_was_logged: AtomicBool::new(false),
     });
-    print(&format!("listening on http://{}\n", listener.local_address()))?;
+    match print(&format!("listening on http://{}\n", listener.local_address())) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
     let rejecting = app.clone();
     listener.run(
         settings,
@@ -128,44 +162,23 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn migrate_only(environment: &Environment) -> Result<(), Failure> {
+fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
     let (database, server) = config::migration_databases_from_environment(environment)?;
     apply_migrations(&database, server.as_ref().and_then(|server| server.driver.get_user()))
 }
 
-fn user(environment: &Environment, command: &[&str]) -> Result<(), Failure> {
-    let store = store_for_command(environment)?;
-    let out = &mut io::stdout();
-    match command {
-        ["list"] => users::list(&store, out),
-        ["show", user] => users::show(&store, user, out),
-        ["create", email] => users::create(&store, &config::password_policy_from_environment(environment)?, email, out),
-        ["set-password", user] => {
-            users::set_password(&store, &config::password_policy_from_environment(environment)?, user)
-        }
-        ["activate", user] => users::switch(&store, user, UserAction::Activate),
-        ["deactivate", user] => users::switch(&store, user, UserAction::Deactivate),
-        ["logout", user] => users::logout(&store, user),
-        ["delete", user] => users::delete(&store, user, false),
-        ["delete", user, "--yes"] | ["delete", "--yes", user] => users::delete(&store, user, true),
-        _ => return Err(unknown_arguments()),
-    }
-    .map_err(Failure::Failed)
+fn purge(environment: &Environment) -> Result<(), CommandError> {
+    let (sessions, attempts) = store(environment)?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
+    Ok(print(&format!("{sessions} sessions, {attempts} attempts\n"))?)
 }
 
-fn purge(environment: &Environment) -> Result<(), Failure> {
-    let (sessions, attempts) =
-        store_for_command(environment)?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
-    print(&format!("{sessions} sessions, {attempts} attempts\n"))
-}
-
-fn store_for_command(environment: &Environment) -> Result<OperatorStore, Failure> {
+fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
     logging::start(&config::log_filters(environment)?);
     Ok(OperatorStore::new(&config::database_from_environment(environment)?))
 }
 
-fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Result<(), Failure> {
+fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Result<(), CommandError> {
     let done = migrate::bring_up_to_date(database, server_role).map_err(|failure| failed(failure.to_string()))?;
     for name in &done.applied {
         info!("event=migration outcome=applied name={name}");
@@ -180,17 +193,16 @@ fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Res
     Ok(())
 }
 
-fn check_database(environment: &Environment) -> Result<(), Failure> {
+fn check_database(environment: &Environment) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
     let better_auth = config::BetterAuth::from_environment(environment, &[])?.map(|settings| External::new(&settings));
-    match check::run(&config::database_from_environment(environment)?, better_auth.as_ref(), &mut io::stdout()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(failed("the check failed".into())),
-        Err(error) => Err(failed(format!("standard output: {error}"))),
+    match check::run(&config::database_from_environment(environment)?, better_auth.as_ref(), &mut io::stdout())? {
+        true => Ok(()),
+        false => Err(failed("the check failed".into())),
     }
 }
 
-fn stop_on_signal(stopper: Stopper) -> Result<(), Failure> {
+fn stop_on_signal(stopper: Stopper) -> Result<(), CommandError> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
     let wait = move || {
         if signals.forever().next().is_some() {
@@ -201,17 +213,12 @@ fn stop_on_signal(stopper: Stopper) -> Result<(), Failure> {
     thread::Builder::new().spawn(wait).map(drop).map_err(|error| failed(format!("signals: {error}")))
 }
 
-fn unknown_arguments() -> Failure {
-    Failure::Usage(format!("unknown arguments\n\n{HELP}"))
+fn failed(message: String) -> CommandError {
+    CommandError::Failed(message)
 }
 
-fn failed(message: String) -> Failure {
-    Failure::Failed(message)
-}
-
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| failed(format!("standard output: {error}")))
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }

@@ -1,121 +1,138 @@
-//! The operator's commands on users. A password comes from a prompt without echo or from standard input, never as an
-//! argument, where every other user of the machine could read it.
+//! The operator's commands on users. Each says on standard output what it did. What is done holds from the next request
+//! on, on every instance.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-use std::{process, thread};
+use std::io::{self, BufWriter, Write};
 
-use log::info;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use uuid::Uuid;
 
+use super::{CommandError, failed, print, terminal};
 use crate::better_auth::SUBJECT_MAX_LENGTH;
-use crate::config::PasswordPolicy;
+use crate::config::{self, BetterAuth, Environment};
 use crate::credentials::{Email, Password};
 use crate::error::{ApiError, Problem};
 use crate::logging::quoted;
 use crate::store::{NewUser, OperatorStore, UserAction, UserSummary};
 
-/// Why a command on users fails, in words for the operator.
-pub type Failure = String;
-
-/// `user list`: one line a user, local ones by age: id, e-mail (`-` for one of Better Auth), state, time, sessions, tasks,
-/// between tabs.
-pub fn list(store: &OperatorStore, out: &mut impl Write) -> Result<(), Failure> {
+/// `user list`: one line a user, between tabs: id, e-mail (`-` for a user of Better Auth), state, time, sessions, tasks.
+/// By id, which for local users is by age.
+pub fn list(store: &OperatorStore) -> Result<(), CommandError> {
+    let mut out = BufWriter::new(io::stdout().lock());
     let mut after = String::new();
     loop {
         let page = store.list_users(&after).map_err(described)?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { return Ok(out.flush()?) };
         after.clone_from(&last.id);
         for user in &page {
-            writeln!(out, "{}", line(user)).map_err(|error| error.to_string())?;
+            writeln!(out, "{}", line(user))?;
         }
     }
 }
 
-/// `user show`: the one user.
-pub fn show(store: &OperatorStore, argument: &str, out: &mut impl Write) -> Result<(), Failure> {
-    writeln!(out, "{}", line(&find(store, argument)?)).map_err(|error| error.to_string())
+/// `user show`: the line of one user.
+pub fn show(store: &OperatorStore, argument: &str) -> Result<(), CommandError> {
+    Ok(print(&format!("{}\n", line(&find(store, argument)?)))?)
 }
 
-/// `user create`: also where registration is closed. Prints the new user.
-pub fn create(
-    store: &OperatorStore,
-    policy: &PasswordPolicy,
-    email: &str,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    let email = Email::parse(email).map_err(|rule| format!("the e-mail {rule}"))?;
-    let password_hash = read_hash(policy, email.as_str())?;
+/// `user create`: prints the line of the new user.
+pub fn create(environment: &Environment, store: &OperatorStore, email: &str) -> Result<(), CommandError> {
+    let email = Email::parse(email).map_err(|rule| failed(format!("the e-mail {rule}")))?;
+    let password_hash = read_hash(environment, email.as_str())?;
     let id = Uuid::now_v7().to_string();
     let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
     store.create_user(&new).map_err(described)?;
-    info!("event=register outcome=ok by=operator user={id}");
-    show(store, &format!("id:{id}"), out)
+    show(store, &format!("id:{id}"))
 }
 
-/// `user set-password`: ends all sessions.
-pub fn set_password(store: &OperatorStore, policy: &PasswordPolicy, argument: &str) -> Result<(), Failure> {
+/// `user set-password`.
+pub fn set_password(environment: &Environment, store: &OperatorStore, argument: &str) -> Result<(), CommandError> {
     let user = find(store, argument)?;
     let email = local_email(&user)?;
-    let password_hash = read_hash(policy, email)?;
-    done(store.set_password(&user.id, &password_hash), "password_change", &user.id)
+    let password_hash = read_hash(environment, email)?;
+    done(store.set_password(&user.id, &password_hash), email, "new password, all sessions ended")
 }
 
-/// `user activate|deactivate`: holds from the next request on. A user of Better Auth may have no row yet: `id:…` makes it.
-pub fn switch(store: &OperatorStore, argument: &str, deed: UserAction) -> Result<(), Failure> {
-    let event = if deed == UserAction::Activate { "activation" } else { "deactivation" };
-    match (find_all(store, argument)?.is_empty(), argument.strip_prefix("id:")) {
-        (true, Some(id)) if (1..=SUBJECT_MAX_LENGTH).contains(&id.chars().count()) => {
-            done(store.make_external_user(id, deed == UserAction::Activate), event, id)
+/// `user activate`.
+pub fn activate(environment: &Environment, store: &OperatorStore, argument: &str) -> Result<(), CommandError> {
+    switch(environment, store, argument, UserAction::Activate)
+}
+
+/// `user deactivate`.
+pub fn deactivate(environment: &Environment, store: &OperatorStore, argument: &str) -> Result<(), CommandError> {
+    switch(environment, store, argument, UserAction::Deactivate)
+}
+
+/// A user of Better Auth may have no row before the first task: `id:…` makes it where Better Auth is configured.
+fn switch(
+    environment: &Environment,
+    store: &OperatorStore,
+    argument: &str,
+    action: UserAction,
+) -> Result<(), CommandError> {
+    let is_active = action == UserAction::Activate;
+    let what = if is_active { "active" } else { "inactive, all sessions ended" };
+    if let (true, Some(id)) = (find_all(store, argument)?.is_empty(), argument.strip_prefix("id:")) {
+        if BetterAuth::from_environment(environment, &[])?.is_none() {
+            return Err(failed("there is no such user (and Better Auth is not configured here)".into()));
         }
-        _ => {
-            let user = find(store, argument)?;
-            done(store.act_on_user(&user.id, deed), event, &user.id)
+        if !(1..=SUBJECT_MAX_LENGTH).contains(&id.chars().count()) {
+            return Err(failed("there can be no such user: the id is empty or too long".into()));
         }
+        let made = store.make_external_user(id, is_active);
+        return done(made, id, &format!("{what}; this user of Better Auth was not known here before"));
     }
+    let user = find(store, argument)?;
+    done(store.act_on_user(&user.id, action), name(&user), what)
 }
 
-/// `user logout`: ends all sessions.
-pub fn logout(store: &OperatorStore, argument: &str) -> Result<(), Failure> {
+/// `user logout`.
+pub fn logout(store: &OperatorStore, argument: &str) -> Result<(), CommandError> {
     let user = find(store, argument)?;
-    local_email(&user)?;
-    done(store.act_on_user(&user.id, UserAction::Logout), "logout_all", &user.id)
+    let email = local_email(&user)?;
+    done(store.act_on_user(&user.id, UserAction::Logout), email, "all sessions ended")
 }
 
-/// `user delete`: asks first, unless `--yes` said so.
-pub fn delete(store: &OperatorStore, argument: &str, is_sure: bool) -> Result<(), Failure> {
-    let user = find(store, argument)?;
-    if !is_sure {
-        if !io::stdin().is_terminal() {
-            return Err("standard input is no terminal to ask: repeat with --yes".into());
-        }
-        eprint!("Delete {} with {} tasks? Type yes: ", quoted(user.email.as_ref().unwrap_or(&user.id)), user.tasks);
-        if read_line()? != "yes" {
-            return Err("nothing was deleted".into());
-        }
+/// `user logout --all`: asks first, unless `--yes` says so.
+pub fn logout_all(store: &OperatorStore, is_confirmed: bool) -> Result<(), CommandError> {
+    if !is_confirmed && !terminal::confirm("End all sessions of all users?").map_err(failed)? {
+        return Err(failed("nothing was done".into()));
     }
-    done(store.act_on_user(&user.id, UserAction::Delete), "deletion", &user.id)
+    let users = store.logout_all().map_err(described)?;
+    Ok(print(&format!("all sessions of {users} users ended\n"))?)
+}
+
+/// `user delete`: asks first, unless `--yes` says so.
+pub fn delete(store: &OperatorStore, argument: &str, is_confirmed: bool) -> Result<(), CommandError> {
+    let user = find(store, argument)?;
+    let question = format!("Delete {} with {} tasks?", quoted(name(&user)), user.tasks);
+    if !is_confirmed && !terminal::confirm(&question).map_err(failed)? {
+        return Err(failed("nothing was deleted".into()));
+    }
+    let what = format!("deleted with {} tasks", user.tasks);
+    done(store.act_on_user(&user.id, UserAction::Delete), name(&user), &what)
+}
+
+/// The e-mail, or the id of a user of Better Auth.
+fn name(user: &UserSummary) -> &str {
+    user.email.as_ref().unwrap_or(&user.id)
 }
 
 /// The e-mail of a local user, who alone has a password and sessions here.
-fn local_email(user: &UserSummary) -> Result<&str, Failure> {
+fn local_email(user: &UserSummary) -> Result<&str, CommandError> {
     user.email.as_deref().ok_or_else(|| {
-        format!("{} is a user of Better Auth: deactivate stops the tokens; the rest is done there", quoted(&user.id))
+        let id = quoted(&user.id);
+        failed(format!("{id} is a user of Better Auth: deactivate refuses the tokens here; the rest is done there"))
     })
 }
 
-fn done(outcome: Result<bool, ApiError>, event: &str, id: &str) -> Result<(), Failure> {
+fn done(outcome: Result<bool, ApiError>, name: &str, what: &str) -> Result<(), CommandError> {
     match outcome.map_err(described)? {
-        true => info!("event={event} outcome=ok by=operator user={}", quoted(id)),
-        false => return Err("there is no such user any more".into()),
+        true => Ok(print(&format!("{}: {what}\n", quoted(name)))?),
+        false => Err(failed("there is no such user any more".into())),
     }
-    Ok(())
 }
 
 /// The users that the argument may name: `id:…`, `email:…`, or either.
-fn find_all(store: &OperatorStore, argument: &str) -> Result<Vec<UserSummary>, Failure> {
+fn find_all(store: &OperatorStore, argument: &str) -> Result<Vec<UserSummary>, CommandError> {
     let email = argument.strip_prefix("email:").unwrap_or(argument).to_ascii_lowercase();
     match argument.strip_prefix("id:") {
         Some(id) => store.find_users(Some(id), None),
@@ -126,15 +143,15 @@ fn find_all(store: &OperatorStore, argument: &str) -> Result<Vec<UserSummary>, F
 }
 
 /// The one user that the argument names.
-fn find(store: &OperatorStore, argument: &str) -> Result<UserSummary, Failure> {
+fn find(store: &OperatorStore, argument: &str) -> Result<UserSummary, CommandError> {
     let mut users = find_all(store, argument)?;
     match users.pop() {
-        None => Err("there is no such user".into()),
+        None => Err(failed("there is no such user".into())),
         Some(user) if users.is_empty() => Ok(user),
         Some(user) => {
             users.push(user);
             let all: Vec<String> = users.iter().map(line).collect();
-            Err(format!("two users fit; say email:… or id:…\n{}", all.join("\n")))
+            Err(failed(format!("two users fit; say email:… or id:…\n{}", all.join("\n"))))
         }
     }
 }
@@ -147,53 +164,19 @@ fn line(user: &UserSummary) -> String {
     format!("{id}\t{email}\t{state}\t{created_at:.6}\t{sessions} sessions\t{tasks} tasks")
 }
 
-fn read_hash(policy: &PasswordPolicy, email: &str) -> Result<String, Failure> {
-    let text = if io::stdin().is_terminal() { prompt()? } else { read_line()? };
-    let password = Password::chosen(text, policy.min_length).map_err(|rule| format!("the password {rule}"))?;
+fn read_hash(environment: &Environment, email: &str) -> Result<String, CommandError> {
+    let policy = config::password_policy_from_environment(environment)?;
+    let text = terminal::chosen_password().map_err(failed)?;
+    let password = Password::chosen(text, policy.min_length).map_err(|rule| failed(format!("the password {rule}")))?;
     if let Some(weakness) = password.weakness(email) {
-        return Err(format!("the password {weakness}"));
+        return Err(failed(format!("the password {weakness}")));
     }
-    bcrypt::hash(password.expose(), policy.bcrypt_cost).map_err(|error| error.to_string())
+    bcrypt::hash(password.expose(), policy.bcrypt_cost).map_err(|error| failed(error.to_string()))
 }
 
-/// A line from the terminal that does not show it, and shows again what is typed whatever ends the wait.
-fn prompt() -> Result<String, Failure> {
-    let terminal = io::stdin();
-    let shown = tcgetattr(&terminal).map_err(|error| error.to_string())?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    eprint!("Password: ");
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| error.to_string())?;
-    let (waiting, before) = (signals.handle(), shown.clone());
-    thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &before);
-            eprintln!();
-            process::exit(1);
-        }
-    });
-    tcsetattr(&terminal, OptionalActions::Flush, &hidden).map_err(|error| error.to_string())?;
-    let line = read_line();
-    waiting.close();
-    let restored = tcsetattr(&terminal, OptionalActions::Flush, &shown);
-    eprintln!();
-    restored.map_err(|error| error.to_string())?;
-    line
-}
-
-/// One line without its end; nothing else is taken from it.
-fn read_line() -> Result<String, Failure> {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
-    let end = line.trim_end_matches('\n').len();
-    line.truncate(end);
-    // The end of a line in a file from elsewhere, which nobody could type at a login.
-    if line.ends_with('\r') { Err("the line ends in a carriage return".into()) } else { Ok(line) }
-}
-
-fn described(error: ApiError) -> Failure {
-    match error.problem {
+fn described(error: ApiError) -> CommandError {
+    failed(match error.problem {
         Problem::EmailTaken => "this e-mail already has an account".into(),
         _ => error.cause.unwrap_or_else(|| error.problem.spec().detail.to_owned()),
-    }
+    })
 }

@@ -111,6 +111,21 @@ impl OperatorStore {
         Ok(!self.once(sql, &[(&id, Type::TEXT)])?.is_empty())
     }
 
+    /// Ends all sessions of all users: of how many.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn logout_all(&self) -> Result<i64, ApiError> {
+        let rows = self.once(
+            "with changed as (
+                 update users set session_epoch = session_epoch + 1 where kind = 'local' returning id
+             )
+             select count(*) as users from changed",
+            &[],
+        )?;
+        Ok(one(&rows)?.get("users"))
+    }
+
     /// Makes the row of a user of Better Auth before their first task would; false if meanwhile a local user has the id.
     ///
     /// # Errors

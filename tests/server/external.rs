@@ -36,7 +36,9 @@ impl Pair {
     }
 
     fn operator(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let finished = run(&[&["user"], arguments].concat(), &environment(&self.server.database_url()));
+        let mut environment = environment(&self.server.database_url());
+        environment.insert("BETTER_AUTH_URL".into(), "https://auth.example.org".into());
+        let finished = run(&[&["user"], arguments].concat(), &environment);
         (finished.code, finished.stdout, finished.stderr)
     }
 

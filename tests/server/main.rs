@@ -10,6 +10,7 @@
 
 mod abuse;
 mod accounts;
+mod commands;
 mod configuration;
 mod connection_strings;
 mod conventions;
