@@ -112,7 +112,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 fn run_command(arguments: &[&str]) -> Result<(), CommandError> {
     let (env_file, invocation) = arguments::parse(COMMANDS, arguments)?;
     let (command, arguments) = match invocation {
-        Invocation::Print(text) => return Ok(print(&text)?),
+        Invocation::Print(text) => return print(&text),
         Invocation::Run(command, arguments) => (command, arguments),
     };
     let environment = env_file.map(Environment::with_file).transpose()?.unwrap_or_default();
@@ -148,10 +148,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
         cors_origins: config.cors_origins,
         proxy_was_logged: AtomicBool::new(false),
     });
-    match print(&format!("listening on http://{}\n", listener.local_address())) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    print(&format!("listening on http://{}\n", listener.local_address()))?;
     let rejecting = app.clone();
     listener.run(
         settings,
@@ -170,7 +167,7 @@ fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
 
 fn purge(environment: &Environment) -> Result<(), CommandError> {
     let (sessions, attempts) = store(environment)?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
-    Ok(print(&format!("{sessions} sessions, {attempts} attempts\n"))?)
+    print(&format!("{sessions} sessions, {attempts} attempts\n"))
 }
 
 fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
@@ -217,8 +214,11 @@ fn failed(message: String) -> CommandError {
     CommandError::Failed(message)
 }
 
-fn print(text: &str) -> io::Result<()> {
+/// Writes to standard output. That nobody reads it any more is no failure.
+fn print(text: &str) -> Result<(), CommandError> {
     let mut out = io::stdout();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CommandError::from) {
+        Err(CommandError::OutputClosed) => Ok(()),
+        outcome => outcome,
+    }
 }

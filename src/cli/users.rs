@@ -30,7 +30,7 @@ pub fn list(store: &OperatorStore) -> Result<(), CommandError> {
 
 /// `user show`: the line of one user.
 pub fn show(store: &OperatorStore, argument: &str) -> Result<(), CommandError> {
-    Ok(print(&format!("{}\n", line(&find(store, argument)?)))?)
+    print(&format!("{}\n", line(&find(store, argument)?)))
 }
 
 /// `user create`: prints the line of the new user.
@@ -97,7 +97,7 @@ pub fn logout_all(store: &OperatorStore, is_confirmed: bool) -> Result<(), Comma
         return Err(failed("nothing was done".into()));
     }
     let users = store.logout_all().map_err(described)?;
-    Ok(print(&format!("all sessions of {users} users ended\n"))?)
+    print(&format!("all sessions of {users} users ended\n"))
 }
 
 /// `user delete`: asks first, unless `--yes` says so.
@@ -126,7 +126,7 @@ fn local_email(user: &UserSummary) -> Result<&str, CommandError> {
 
 fn done(outcome: Result<bool, ApiError>, name: &str, what: &str) -> Result<(), CommandError> {
     match outcome.map_err(described)? {
-        true => Ok(print(&format!("{}: {what}\n", quoted(name)))?),
+        true => print(&format!("{}: {what}\n", quoted(name))),
         false => Err(failed("there is no such user any more".into())),
     }
 }
