@@ -1,18 +1,20 @@
 //! The route table, and what every request passes: an id, a caller, an answer, a line in the log.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::net::IpAddr;
 use std::time::Instant;
 
-use log::{error, info, warn};
+use log::{error, info};
 use rouille::{Request, Response};
 use uuid::Uuid;
 
 use crate::api::{Caller as ByCaller, LocalUser as ByLocalUser, Owner as ByOwner, Services, auth, pages, tasks};
 use crate::config::Origins;
 use crate::database::TimeBudget;
-use crate::error::{ApiError, Problem};
-use crate::http::{self, ClientInfo, RequestContext, cors};
-use crate::logging::quoted;
+use crate::error::{ApiError, Problem, ProblemSpec};
+use crate::http::{self, ClientInfo, RequestContext, TrustedProxies, cors, no_content};
+use crate::logging::{Milliseconds, quoted};
 use crate::server::{Connection, HttpError, RejectedRequest};
 
 /// Who may call a handler. The handler takes the proof that its variant names, which only the check makes.
@@ -75,11 +77,9 @@ pub struct App {
     /// What handlers work with.
     pub services: Services,
     /// Proxies in front that append to `X-Forwarded-For`.
-    pub trusted_proxies: usize,
+    pub trusted_proxies: TrustedProxies,
     /// Other origins whose pages may read the answers.
     pub cors_origins: Origins,
-    /// Whether the missing `TRUSTED_PROXIES` was logged.
-    pub proxy_was_logged: AtomicBool,
 }
 
 impl App {
@@ -87,111 +87,103 @@ impl App {
     /// again.
     pub fn handle(&self, request: &Request, connection: &Connection) -> Response {
         let started = Instant::now();
-        let client =
-            ClientInfo::new(connection.address().ip(), request.headers(), self.trusted_proxies, Some(connection));
-        self.log_missing_proxy_setting(request, connection);
-        let (address, request_id) = (client.address, client.request_id);
+        let address = self.trusted_proxies.address(connection.address().ip(), request.headers());
+        let request_id = Uuid::now_v7();
         connection.set_request_id(request_id.as_u128());
+        let client = ClientInfo { address, request_id: request_id.to_string(), connection };
+        let path = request.raw_url().split('?').next().unwrap_or_default();
+        let (template, parameters) = route_of(path).unwrap_or(("-", Vec::new()));
         let is_answered = || connection.is_answered();
-        let budget = TimeBudget::new(started, &is_answered);
-        let (route, outcome) = self.dispatch(request, client, &budget);
+        let budget = &TimeBudget::new(started, &is_answered);
+        let context = RequestContext { request, parameters, client, user: OnceCell::new(), budget };
+
+        let id = &context.client.request_id;
+        let outcome = self.dispatch(template, &context);
         if !connection.claim_answer() {
-            return http::no_content();
+            return no_content();
         }
-        let response = outcome.unwrap_or_else(|error| {
-            log_cause(&error, &format!("address={address} request_id={request_id}"));
-            http::problem(&error, request_id)
-        });
+        let response = outcome.unwrap_or_else(|error| problem(&error, address, id));
+        let (method, status) = (quoted(request.method()), response.status_code);
+        let (ms, db_ms) = (Milliseconds(started.elapsed()), Milliseconds(budget.spent()));
+        let user = context.user.get().map(|user| format!(" user={}", quoted(user))).unwrap_or_default();
         info!(
-            "method={} route={route} status={} ms={:.3} db_ms={:.3} request_id={request_id} address={address}",
-            quoted(request.method()),
-            response.status_code,
-            started.elapsed().as_secs_f64() * 1000.0,
-            budget.spent().as_secs_f64() * 1000.0,
+            "method={method} route={template} status={status} ms={ms} db_ms={db_ms} request_id={id} \
+             address={address}{user}"
         );
-        finished(
-            cors::applied(&self.cors_origins, response, request.method(), request.headers()),
-            &request_id.to_string(),
-        )
+        self.finished(response, request.method(), request.headers(), id)
     }
 
     /// The answer to what is no request, or gets no answer by a handler.
     pub fn reject(&self, rejected: &RejectedRequest<'_>) -> Response {
         let headers = rejected.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let client = ClientInfo::new(rejected.address.ip(), headers.clone(), self.trusted_proxies, None);
-        let request_id = rejected.request_id.map_or(client.request_id, Uuid::from_u128);
-        let (address, error) = (client.address, problem_of(rejected.error));
-        log_cause(&error, &format!("address={address} request_id={request_id}"));
-        let response = http::problem(&error, request_id);
-        info!("method=- route=- status={} ms=0 request_id={request_id} address={address}", response.status_code);
-        finished(cors::applied(&self.cors_origins, response, "-", headers), &request_id.to_string())
+        let address = self.trusted_proxies.address(rejected.address.ip(), headers.clone());
+        let id = rejected.request_id.map_or_else(Uuid::now_v7, Uuid::from_u128).to_string();
+        let response = problem(&problem_of(rejected.error), address, &id);
+        let method = if rejected.method.is_empty() { "-".into() } else { quoted(rejected.method) };
+        let status = response.status_code;
+        info!("method={method} route=- status={status} ms=0 db_ms=0 request_id={id} address={address}");
+        self.finished(response, rejected.method, headers, &id)
     }
 
-    fn dispatch(
-        &self,
-        request: &Request,
-        client: ClientInfo<'_>,
-        budget: &TimeBudget<'_>,
-    ) -> (&'static str, Result<Response, ApiError>) {
-        let path = request.raw_url().split('?').next().unwrap_or_default();
-        if path == "*" {
-            let all =
-                http::no_content().with_additional_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-            return ("*", Ok(all));
-        }
-        let Some(segments) = http::segments(path) else {
-            return ("-", Err(Problem::NotFound.into()));
+    /// The path alone decides between 404 and 405. `HEAD` goes where `GET` goes.
+    fn dispatch(&self, template: &str, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+        let method = match context.request.method() {
+            "HEAD" => "GET",
+            method => method,
         };
-        let Some(((_, template, _), parameters)) =
-            ROUTES.iter().find_map(|route| Some((route, matched(route.1, &segments)?)))
-        else {
-            return ("-", Err(Problem::NotFound.into()));
-        };
-        let method = if request.method() == "HEAD" { "GET" } else { request.method() };
-        let outcome = match ROUTES.iter().find(|(known, path, _)| *known == method && path == template) {
-            Some((_, _, access)) => {
-                access.call(&self.services, &RequestContext { request, parameters, client, budget })
-            }
-            None if method == "OPTIONS" => Ok(http::no_content().with_additional_header("Allow", allowed(template))),
+        match ROUTES.iter().find(|(known, path, _)| *known == method && *path == template) {
+            Some((_, _, access)) => access.call(&self.services, context),
+            None if template == "-" => Err(Problem::NotFound.into()),
+            None if method == "OPTIONS" => Ok(no_content().with_additional_header("Allow", allowed(template))),
             None => Err(ApiError { allow: allowed(template), ..Problem::MethodNotAllowed.into() }),
-        };
-        (template, outcome)
+        }
     }
 
-    /// Behind a proxy that is not configured, all clients share one address and its limits: say so, once.
-    fn log_missing_proxy_setting(&self, request: &Request, connection: &Connection) {
-        let is_near = match connection.address().ip().to_canonical() {
-            std::net::IpAddr::V4(address) => address.is_loopback() || address.is_private(),
-            std::net::IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
-        };
-        if self.trusted_proxies == 0
-            && is_near
-            && request.header("X-Forwarded-For").is_some()
-            && !self.proxy_was_logged.swap(true, Ordering::Relaxed)
-        {
-            warn!("event=proxy reason=\"X-Forwarded-For comes from a near address and TRUSTED_PROXIES is 0\"");
+    /// What every answer carries. Only what is part of the program says itself how it may be kept.
+    fn finished<'a>(
+        &self,
+        mut response: Response,
+        method: &str,
+        headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+        request_id: &str,
+    ) -> Response {
+        if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
+            response.headers.push(("Cache-Control".into(), "no-store".into()));
         }
+        response.headers.push(("X-Request-Id".into(), request_id.to_owned().into()));
+        response.headers.push(("X-Content-Type-Options".into(), "nosniff".into()));
+        cors::applied(&self.cors_origins, response, method, headers)
     }
 }
 
-/// The segments that stand for `{…}`, if the path is of this template.
-fn matched(template: &str, segments: &[String]) -> Option<Vec<String>> {
-    let mut parameters = Vec::new();
-    let mut rest = segments.iter();
-    for expected in template.split('/').skip(1) {
-        let segment = rest.next()?;
-        if expected.starts_with('{') {
-            parameters.push(segment.clone());
-        } else if expected != segment {
-            return None;
-        }
+/// The template of the route table that the path has, and its segments that stand for `{…}`. `*` stands for the server
+/// as a whole (RFC 9110 section 9.3.7).
+fn route_of(path: &str) -> Option<(&'static str, Vec<Cow<'_, str>>)> {
+    if path == "*" {
+        return Some(("*", Vec::new()));
     }
-    rest.next().is_none().then_some(parameters)
+    let segments = http::segments(path)?;
+    let is_parameter = |expected: &str| expected.starts_with('{');
+    let (_, template, _) = ROUTES.iter().find(|(_, template, _)| {
+        let mut rest = segments.iter();
+        let has_all = template
+            .split('/')
+            .skip(1)
+            .all(|expected| rest.next().is_some_and(|segment| is_parameter(expected) || expected == segment));
+        has_all && rest.next().is_none()
+    })?;
+    let pairs = template.split('/').skip(1).zip(segments);
+    Some((template, pairs.filter(|(expected, _)| is_parameter(expected)).map(|(_, segment)| segment).collect()))
 }
 
-/// The methods of a path, for `Allow`.
+/// The methods of a path, for `Allow`; of all paths for `*`.
 fn allowed(template: &str) -> String {
-    let mut allow: Vec<&str> = ROUTES.iter().filter(|(_, path, _)| *path == template).map(|(m, ..)| *m).collect();
+    let mut allow: Vec<&str> = Vec::new();
+    for (method, _, _) in ROUTES.iter().filter(|(_, path, _)| template == "*" || *path == template) {
+        if !allow.contains(method) {
+            allow.push(method);
+        }
+    }
     if allow.contains(&"GET") {
         allow.push("HEAD");
     }
@@ -216,23 +208,19 @@ fn problem_of(error: HttpError) -> ApiError {
     }
 }
 
-/// The one place where a hidden cause is logged.
-fn log_cause(failure: &ApiError, trace: &str) {
-    let Some(cause) = &failure.cause else { return };
-    let spec = failure.problem.spec();
-    match failure.problem {
-        Problem::InvalidToken => info!("event=token outcome=refused reason={} {trace}", quoted(cause)),
-        _ if spec.status >= 500 => error!("event=failure problem={} cause={} {trace}", spec.slug, quoted(cause)),
-        _ => info!("event=refusal problem={} cause={} {trace}", spec.slug, quoted(cause)),
+/// The answer to a failed request. The one place where a hidden cause is logged.
+fn problem(error: &ApiError, address: IpAddr, id: &str) -> Response {
+    if let Some(cause) = error.cause.as_deref().map(quoted) {
+        let ProblemSpec { slug, status, .. } = error.problem.spec();
+        match error.problem {
+            Problem::InvalidToken => {
+                info!("event=token outcome=refused reason={cause} address={address} request_id={id}");
+            }
+            _ if status >= 500 => {
+                error!("event=failure problem={slug} cause={cause} address={address} request_id={id}");
+            }
+            _ => info!("event=refusal problem={slug} cause={cause} address={address} request_id={id}"),
+        }
     }
-}
-
-/// What every answer carries. Only what is part of the program says itself how it may be kept.
-fn finished(mut response: Response, request_id: &str) -> Response {
-    if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
-        response = response.with_additional_header("Cache-Control", "no-store");
-    }
-    response
-        .with_additional_header("X-Request-Id", request_id.to_owned())
-        .with_additional_header("X-Content-Type-Options", "nosniff")
+    http::problem(error, id)
 }

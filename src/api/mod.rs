@@ -55,11 +55,13 @@ impl Caller {
     /// [`Problem::Unauthenticated`], [`Problem::InvalidToken`], [`Problem::IssuerUnavailable`].
     pub fn authenticate(services: &Services, context: &RequestContext<'_>) -> Result<Caller, ApiError> {
         let token = http::bearer(context.request)?;
-        let principal = token::verify(token, &services.keys, services.better_auth.as_ref());
-        principal.map(Caller).map_err(|error| match error {
+        let verified = token::verify(token, &services.keys, services.better_auth.as_ref());
+        let principal = verified.map_err(|error| match error {
             TokenError::NoKeys { retry_after_seconds } => Problem::IssuerUnavailable.retry_after(retry_after_seconds),
             reason => Problem::InvalidToken.with_cause(reason.to_string()),
-        })
+        })?;
+        let _ = context.user.set(principal.subject().to_owned());
+        Ok(Caller(principal))
     }
 
     /// Whom the token speaks for.

@@ -7,9 +7,9 @@ mod terminal;
 mod users;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::{io, thread};
 
 use log::{info, warn};
@@ -22,10 +22,11 @@ use crate::api::Services;
 use crate::api::pages::Readiness;
 use crate::app::App;
 use crate::better_auth::External;
-use crate::config::{self, Config, ConfigError, DatabaseConfig, Environment};
+use crate::config::{self, AccountPolicy, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy};
 use crate::credentials::hasher::Hasher;
 use crate::database::DatabasePool;
 use crate::database::migrate::{self, TimeLimit};
+use crate::http::TrustedProxies;
 use crate::logging;
 use crate::server::{Listener, Settings, Stopper};
 use crate::store::OperatorStore;
@@ -120,7 +121,9 @@ fn run_command(arguments: &[&str]) -> Result<(), CommandError> {
 }
 
 fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> {
-    logging::start(&config::log_filters(environment)?);
+    let filters = config::log_filters(environment)?;
+    // Dropped last: it writes what is still in its queue.
+    let _log = logging::start_queued(&filters).map_err(|error| failed(format!("log thread: {error}")))?;
     let config = Config::from_environment(environment)?;
     if config.is_test {
         warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
@@ -130,6 +133,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
         apply_migrations(&config.database, None)?;
     }
     stop_on_signal(listener.stopper())?;
+    log_start(&config, listener.local_address());
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
     let hasher =
         Hasher::start(config.passwords.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?;
@@ -144,9 +148,8 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     };
     let app = Arc::new(App {
         services,
-        trusted_proxies: config.trusted_proxies,
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies),
         cors_origins: config.cors_origins,
-        proxy_was_logged: AtomicBool::new(false),
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;
     let rejecting = app.clone();
@@ -157,6 +160,22 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     );
     info!("event=stop outcome=ok");
     Ok(())
+}
+
+/// The version, and the settings that are no secrets.
+fn log_start(config: &Config, address: SocketAddr) {
+    let Config { max_connections, trusted_proxies, .. } = config;
+    let AccountPolicy { registration_is_open, login_failure_limit, address_limit } = config.accounts;
+    let PasswordPolicy { min_length, bcrypt_cost } = config.passwords;
+    info!(
+        "event=start version={} address={address} max_connections={max_connections} pool_size={} \
+         trusted_proxies={trusted_proxies} registration_is_open={registration_is_open} \
+         access_token_seconds={} password_min_length={min_length} bcrypt_cost={bcrypt_cost} \
+         login_failure_limit={login_failure_limit} address_limit={address_limit}",
+        env!("CARGO_PKG_VERSION"),
+        config.database.pool_size,
+        config.tokens.access_token_seconds,
+    );
 }
 
 fn migrate_only(environment: &Environment) -> Result<(), CommandError> {

@@ -6,7 +6,6 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rouille::Response;
-use uuid::Uuid;
 
 use crate::error::{ApiError, FieldError, Problem};
 
@@ -33,20 +32,20 @@ struct ProblemDetails<'a> {
     title: &'static str,
     status: u16,
     detail: &'static str,
-    request_id: String,
+    request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a Vec<FieldError>>,
 }
 
 /// What the client is told of an error.
-pub fn problem(error: &ApiError, request_id: Uuid) -> Response {
+pub fn problem(error: &ApiError, request_id: &str) -> Response {
     let spec = error.problem.spec();
     let details = ProblemDetails {
         r#type: format!("/docs#{}", spec.slug),
         title: spec.title,
         status: spec.status,
         detail: spec.detail,
-        request_id: request_id.to_string(),
+        request_id,
         errors: (error.problem == Problem::Validation).then_some(&error.fields),
     };
     // Strings and numbers alone: there is nothing in it that could fail.

@@ -3,13 +3,13 @@
 //! Source: RFC 9110, RFC 6750 (bearer), RFC 8259 (JSON).
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 
 use percent_encoding::percent_decode_str;
 use rouille::Request;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use crate::database::TimeBudget;
 use crate::error::{ApiError, FieldError, Problem};
@@ -21,45 +21,33 @@ pub struct RequestContext<'a> {
     /// As the client sent it.
     pub request: &'a Request,
     /// The decoded path segments that stand for `{…}` in the route, in order.
-    pub parameters: Vec<String>,
-    /// Who asks.
+    pub parameters: Vec<Cow<'a, str>>,
+    /// Who sent it.
     pub client: ClientInfo<'a>,
     /// For its statements.
     pub budget: &'a TimeBudget<'a>,
+    /// For the log: whom its token speaks for, once that is verified.
+    pub user: OnceCell<String>,
 }
 
 impl RequestContext<'_> {
     /// The n-th `{…}` of the route.
     pub fn parameter(&self, n: usize) -> &str {
-        self.parameters.get(n).map_or("", String::as_str)
+        self.parameters.get(n).map_or("", AsRef::as_ref)
     }
 }
 
-/// Who asks, as far as the network tells.
+/// Who sent a request, as far as the network tells.
 pub struct ClientInfo<'a> {
     /// The address behind the trusted proxies; IPv4 also where it came mapped into IPv6.
     pub address: IpAddr,
     /// The id of this request, in the answer and in the log.
-    pub request_id: Uuid,
-    connection: Option<&'a Connection>,
+    pub request_id: String,
+    /// What it was sent on.
+    pub connection: &'a Connection,
 }
 
-impl<'a> ClientInfo<'a> {
-    /// The client of a request. With `trusted_proxies` = N the address is the N-th from the right over all lines of
-    /// `X-Forwarded-For`; fewer or an unreadable one → the socket's, since what stands farther left anybody can write.
-    pub fn new(
-        socket: IpAddr,
-        headers: impl Iterator<Item = (&'a str, &'a str)>,
-        trusted_proxies: usize,
-        connection: Option<&'a Connection>,
-    ) -> ClientInfo<'a> {
-        let address = match trusted_proxies {
-            0 => None,
-            n => forwarded_for(headers, n),
-        };
-        ClientInfo { address: address.unwrap_or(socket).to_canonical(), request_id: Uuid::now_v7(), connection }
-    }
-
+impl ClientInfo<'_> {
     /// What is counted as one address: an IPv4 address, or the /64 that one IPv6 customer has.
     pub fn network(&self) -> IpAddr {
         match self.address {
@@ -70,20 +58,13 @@ impl<'a> ClientInfo<'a> {
 
     /// Whether the server has answered in the handler's place, which then begins nothing more.
     pub fn is_answered(&self) -> bool {
-        self.connection.is_some_and(Connection::is_answered)
+        self.connection.is_answered()
     }
 
     /// Whether the client has left.
     pub fn is_gone(&self) -> bool {
-        self.connection.is_some_and(Connection::is_gone)
+        self.connection.is_gone()
     }
-}
-
-fn forwarded_for<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>, hops: usize) -> Option<IpAddr> {
-    let lines: Vec<&str> =
-        headers.filter(|(name, _)| name.eq_ignore_ascii_case("X-Forwarded-For")).map(|(_, value)| value).collect();
-    let entry = lines.iter().flat_map(|line| line.split(',')).rev().nth(hops - 1)?;
-    entry.trim().parse().ok()
 }
 
 /// The bearer token of the one `Authorization` field (RFC 6750 section 2.1; the scheme in any case).
@@ -251,36 +232,15 @@ pub fn query<T>(
     }
 }
 
-/// The segments of a path, split as sent and then decoded once; nothing if one is not UTF-8.
-pub fn segments(path: &str) -> Option<Vec<String>> {
+/// The segments of a path, split as sent and then decoded once; `None` if one is not UTF-8.
+pub fn segments(path: &str) -> Option<Vec<Cow<'_, str>>> {
     let path = path.strip_prefix('/')?;
-    path.split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)).collect()
+    path.split('/').map(|segment| percent_decode_str(segment).decode_utf8().ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ClientInfo, segments};
-
-    fn address_behind(lines: &[&str], trusted_proxies: usize) -> String {
-        let headers = lines.iter().map(|line| ("x-forwarded-for", *line));
-        ClientInfo::new([10, 0, 0, 9].into(), headers, trusted_proxies, None).address.to_string()
-    }
-
-    #[test]
-    fn only_what_trusted_proxies_appended_is_believed() {
-        let lines = ["1.1.1.1, 2.2.2.2", "3.3.3.3"];
-        for (proxies, expected) in [(0, "10.0.0.9"), (1, "3.3.3.3"), (2, "2.2.2.2"), (3, "1.1.1.1"), (4, "10.0.0.9")] {
-            assert_eq!(address_behind(&lines, proxies), expected, "{proxies} proxies");
-        }
-        assert_eq!(address_behind(&["1.1.1.1, unknown"], 1), "10.0.0.9");
-    }
-
-    #[test]
-    fn an_ipv6_customer_is_one_network_and_a_mapped_address_is_ipv4() {
-        let client = |text: &str| ClientInfo::new(text.parse().unwrap_or([0; 16].into()), std::iter::empty(), 0, None);
-        assert_eq!(client("2001:db8:1:2:3:4:5:6").network().to_string(), "2001:db8:1:2::");
-        assert_eq!(client("::ffff:1.2.3.4").network().to_string(), "1.2.3.4");
-    }
+    use super::segments;
 
     #[test]
     fn a_segment_is_decoded_once_and_after_the_split() {

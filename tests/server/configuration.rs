@@ -167,7 +167,7 @@ fn the_test_environment_is_refused_where_others_could_reach_it() {
 #[test]
 fn the_test_environment_is_warned_of() {
     let server = Server::start();
-    server.wait_for_log(&["WARN", "LATCHKEY_ENV"]);
+    server.wait_for_log(&["level=warn", "LATCHKEY_ENV"]);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn the_defaults_serve_and_hash_at_cost_12() {
     server.request("POST", "/auth/register").json(&body).send().must(201);
     let hash = server.sql().query_one("select password_hash from users", &[]).unwrap();
     assert!(hash.get::<_, String>(0).starts_with("$2b$12$"));
-    server.wait_for_log(&["INFO", "route=/auth/register"]);
+    server.wait_for_log(&["level=info", "route=/auth/register"]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod external_tokens;
 mod faults;
 mod issuer;
 mod listener;
+mod log;
 mod neon;
 mod operations;
 mod peers;

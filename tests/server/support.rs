@@ -319,7 +319,8 @@ pub struct Server {
     pub address: SocketAddr,
     pub database: Arc<Database>,
     child: Child,
-    log: Arc<(Mutex<String>, Condvar)>,
+    /// Whoever holds the lock keeps the log from being read.
+    pub log: Arc<(Mutex<String>, Condvar)>,
 }
 
 impl Server {
