@@ -142,17 +142,18 @@ impl App {
     /// What every answer carries. Only what is part of the program says itself how it may be kept.
     fn finished<'a>(
         &self,
-        mut response: Response,
+        response: Response,
         method: &str,
         headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
         request_id: &str,
     ) -> Response {
+        let mut response = cors::applied(&self.cors_origins, response, method, headers);
         if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
             response.headers.push(("Cache-Control".into(), "no-store".into()));
         }
         response.headers.push(("X-Request-Id".into(), request_id.to_owned().into()));
         response.headers.push(("X-Content-Type-Options".into(), "nosniff".into()));
-        cors::applied(&self.cors_origins, response, method, headers)
+        response
     }
 }
 
