@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse test-faults test-web test-contract test-better-auth lint smoke bench
+.PHONY: help run test test-abuse test-faults test-web test-contract test-better-auth lint smoke audit mutants bench
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -37,6 +37,12 @@ lint: ## formatting, compiler and clippy warnings, shell syntax
 
 smoke: ## the README's flow in curl, on a server of its own; URL=https://host for one that runs already
 	@exec $(if $(URL),tests/smoke.sh '$(URL)',tests/cluster.sh temp tests/smoke.sh)
+
+audit: ## one screen: lines per room, crates, advisories, unsafe code, claims
+	@exec tests/audit.sh
+
+mutants: ## removes the guard of each claim on a copy and shows the test that fails; PART=1/4, ONLY='S12 S13'
+	@exec tests/cluster.sh temp tests/mutants.sh
 
 bench: ## latchkey beside axum with sqlx, axum tuned and the machine's limit, in one table (under five minutes)
 	@exec tests/cluster.sh temp tests/bench/run.sh

@@ -10,6 +10,10 @@ pub mod neon {}
 pub mod better_auth {}
 #[doc = include_str!("client.md")]
 pub mod client {}
+#[doc = include_str!("claims.md")]
+pub mod claims {}
+#[doc = include_str!("museum.md")]
+pub mod museum {}
 #[doc = include_str!("growth.md")]
 pub mod growth {}
 #[doc = include_str!("decisions.md")]
