@@ -9,8 +9,7 @@ use rouille::Response;
 use uuid::Uuid;
 
 use super::{Caller, LocalUser, Services};
-use crate::credentials::hasher::Permit;
-use crate::credentials::{Email, Password};
+use crate::credentials::{Email, Password, PasswordHasher};
 use crate::error::{ApiError, Problem};
 use crate::http::{Body, ClientInfo, RequestContext, json, no_content, without_nul};
 use crate::store::{Account, LoginAttempt, NewSession, NewUser, Reservation, Rotation, session_over};
@@ -36,59 +35,67 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
     let password = body.text("password", |text| Password::chosen(text, services.passwords.min_length));
     let (email, password) = body.done(email.zip(password))?;
 
-    let permit = services.hasher.permit(context.client.network())?;
-    refuse_weak(&permit, "password", &password, email.as_str(), &context.client)?;
+    services.hash_queue.admit(context.client.network())?;
+    let attempt = Uuid::now_v7();
     let address = context.client.network().to_string();
-    let seconds =
-        services.store(context).reserve_registration(Uuid::now_v7(), &address, services.accounts.address_limit)?;
+    let seconds = services.store(context).reserve_registration(attempt, &address, services.accounts.address_limit)?;
     if seconds > 0 {
         return Err(throttled("register", seconds, &context.client));
     }
-    let password_hash = permit.hash(password, &|| context.client.is_gone())?;
+    let known = email.clone();
+    let password_hash = services.hash_job(attempt, context, move |hasher| {
+        refuse_weak("password", &password, known.as_str())?;
+        hasher.hash(&password)
+    })?;
 
     let id = Uuid::now_v7().to_string();
     let new = NewUser { id: &id, email: email.as_str(), password_hash: &password_hash };
     let user = services.store(context).create_user(&new).inspect_err(|error| {
         if error.problem == Problem::EmailTaken {
-            refused("register", "email_taken", &services.who(None, email.as_str()), &context.client);
+            refused("register", "email_taken", &services.user_or_digest(None, email.as_str()), &context.client);
         }
     })?;
     info!("event=register outcome=ok user={id} {}", traced(&context.client));
     Ok(json(201, &user)?.with_additional_header("Location", "/auth/me"))
 }
 
-/// `POST /auth/login` → 200 tokens. Unknown e-mail, wrong password, deactivated account and what is no e-mail at all
-/// are one answer, one cost and one count.
+/// `POST /auth/login` → 200 tokens. An unknown e-mail, a wrong password, a deactivated account and a malformed e-mail have
+/// one answer, one cost and one count.
 pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(context.request)?;
     let typed = body.text("email", Ok::<_, &str>);
     let password = body.text("password", Password::presented);
     let (typed, password) = body.done(typed.zip(password))?;
 
-    let permit = services.hasher.permit(context.client.network())?;
-    let attempt = Uuid::now_v7();
-    let account = services.reserve("login", attempt, &typed, context)?;
-    let who = services.who(account.as_ref(), &typed);
+    services.hash_queue.admit(context.client.network())?;
+    let (attempt, account) = services.count_attempt("login", &typed, context)?;
+    let user = services.user_or_digest(account.as_ref(), &typed);
     let refuse = |reason| {
-        refused("login", reason, &who, &context.client);
+        refused("login", reason, &user, &context.client);
         ApiError::from(Problem::WrongCredentials)
     };
-    let stored = account.as_ref().map(|account| account.password_hash.clone());
-    let verified = permit.verify(password, stored, &|| context.client.is_gone())?;
+    let (presented, stored) = (password.clone(), account.as_ref().map(|account| account.password_hash.clone()));
+    let (matches, is_outdated) = services.hash_job(attempt, context, move |hasher| {
+        let is_outdated = stored.as_deref().is_some_and(|stored| hasher.is_outdated(stored));
+        Ok((hasher.verify(&presented, stored.as_deref())?, is_outdated))
+    })?;
     let account = account.ok_or_else(|| refuse("unknown_email"))?;
-    if !verified.matches {
+    if !matches {
         return Err(refuse("wrong_password"));
     }
     if !account.is_active {
         return Err(refuse("inactive"));
     }
 
+    // Where the queue has no place for a second hash, the next login makes it.
+    let rehash = move |hasher: &PasswordHasher| hasher.hash(&password);
+    let rehashed = if is_outdated { services.hash_job(attempt, context, rehash).ok() } else { None };
     let session = Uuid::now_v7();
     let opened = services.store(context).open_session(&NewSession {
         session,
         user: &account.id,
         verified_epoch: account.session_epoch,
-        rehashed: verified.rehashed.as_deref(),
+        rehashed: rehashed.as_deref(),
         attempt,
         address: &context.client.network().to_string(),
     })?;
@@ -141,7 +148,7 @@ pub fn me(services: &Services, caller: &Caller, context: &RequestContext<'_>) ->
     json(200, &user)
 }
 
-/// `PUT /auth/password` → 204: the new password holds, every other session is over.
+/// `PUT /auth/password` → 204: the new password is valid, every other session is over.
 pub fn change_password(
     services: &Services,
     user: &LocalUser,
@@ -152,11 +159,12 @@ pub fn change_password(
     let new = body.text("new_password", |text| Password::chosen(text, services.passwords.min_length));
     let (current, new) = body.done(current.zip(new))?;
 
-    let permit = services.hasher.permit(context.client.network())?;
-    let email = services.email(user.principal(), context)?;
-    refuse_weak(&permit, "new_password", &new, &email, &context.client)?;
-    let (attempt, epoch) = services.check_again("password_change", &permit, current, &email, context)?;
-    let new_hash = permit.hash(new, &|| context.client.is_gone())?;
+    let work = move |hasher: &PasswordHasher, account: &Account, email: &str| {
+        refuse_weak("new_password", &new, email)?;
+        refuse_wrong(hasher, &current, account)?;
+        hasher.hash(&new)
+    };
+    let (attempt, epoch, new_hash) = services.confirm("password_change", user.principal(), context, work)?;
 
     if !services.store(context).change_password(user.principal(), epoch, &new_hash, attempt)? {
         return Err(services.why_nothing_happened(user.principal(), context));
@@ -170,9 +178,8 @@ pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_
     let password = body.text("password", Password::presented);
     let password = body.done(password)?;
 
-    let permit = services.hasher.permit(context.client.network())?;
-    let email = services.email(user.principal(), context)?;
-    let (attempt, epoch) = services.check_again("deletion", &permit, password, &email, context)?;
+    let work = move |hasher: &PasswordHasher, account: &Account, _: &str| refuse_wrong(hasher, &password, account);
+    let (attempt, epoch, ()) = services.confirm("deletion", user.principal(), context, work)?;
 
     if !services.store(context).delete_user(user.principal(), epoch, attempt)? {
         return Err(services.why_nothing_happened(user.principal(), context));
@@ -181,17 +188,17 @@ pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_
 }
 
 impl Services {
-    /// Counts an attempt for what was typed as an e-mail; the account, if there is one.
-    fn reserve(
+    /// Counts an attempt for what was typed as an e-mail: its id, and the account if there is one.
+    fn count_attempt(
         &self,
         name: &str,
-        attempt: Uuid,
         typed: &str,
         context: &RequestContext<'_>,
-    ) -> Result<Option<Account>, ApiError> {
+    ) -> Result<(Uuid, Option<Account>), ApiError> {
         let email = Email::parse(typed).ok();
+        let id = Uuid::now_v7();
         let reservation = self.store(context).reserve_login(&LoginAttempt {
-            id: attempt,
+            id,
             email: email.as_ref().map(Email::as_str),
             email_digest: &self.keys.email_digest(typed),
             address: &context.client.network().to_string(),
@@ -199,17 +206,55 @@ impl Services {
             address_limit: self.accounts.address_limit,
         })?;
         match reservation {
-            Reservation::Counted(account) => Ok(account),
+            Reservation::Counted(account) => Ok((id, account)),
             Reservation::Refused { seconds } => Err(throttled(name, seconds, &context.client)),
         }
     }
 
-    fn email(&self, principal: &Principal, context: &RequestContext<'_>) -> Result<String, ApiError> {
-        self.store(context).user_email(principal)?.ok_or_else(session_over)
+    /// Runs the work in the hash queue. Where it never began, the attempt is given back.
+    fn hash_job<T: Send + 'static>(
+        &self,
+        attempt: Uuid,
+        context: &RequestContext<'_>,
+        work: impl FnOnce(&PasswordHasher) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let is_abandoned = || context.client.is_answered() || context.client.is_gone();
+        let outcome = self.hash_queue.run(context.client.network(), &is_abandoned, work);
+        if outcome.as_ref().is_err_and(|error| error.problem == Problem::HashingBusy) {
+            // Where this fails, the attempt stays counted.
+            let _ = self.store(context).give_back(attempt);
+        }
+        outcome?
+    }
+
+    /// Asks a caller for the password once more: a guess like any other, under the same count. `work` takes the account
+    /// and its e-mail. Gives the attempt, the user's epoch when the password was verified, and what `work` gives.
+    fn confirm<T: Send + 'static>(
+        &self,
+        name: &str,
+        caller: &Principal,
+        context: &RequestContext<'_>,
+        work: impl FnOnce(&PasswordHasher, &Account, &str) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<(Uuid, i32, T), ApiError> {
+        self.hash_queue.admit(context.client.network())?;
+        let email = self.store(context).user_email(caller)?.ok_or_else(session_over)?;
+        let (attempt, account) = self.count_attempt(name, &email, context)?;
+        let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
+        let epoch = account.session_epoch;
+        let outcome = self.hash_job(attempt, context, move |hasher| work(hasher, &account, &email));
+        match outcome.as_ref().map_err(|error| error.problem) {
+            Err(Problem::WrongPassword) => {
+                refused(name, "wrong_password", &format!("user={}", caller.subject()), &context.client);
+            }
+            // The new password is weak, and the current one was not looked at: no guess.
+            Err(Problem::Validation) => self.store(context).give_back(attempt)?,
+            _ => {}
+        }
+        Ok((attempt, epoch, outcome?))
     }
 
     /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
-    fn who(&self, account: Option<&Account>, typed: &str) -> String {
+    fn user_or_digest(&self, account: Option<&Account>, typed: &str) -> String {
         match account {
             Some(account) => format!("user={}", account.id),
             None => {
@@ -220,43 +265,23 @@ impl Services {
     }
 
     /// The password was changed by another request of the same session, or the session is over.
-    fn why_nothing_happened(&self, principal: &Principal, context: &RequestContext<'_>) -> ApiError {
-        self.email(principal, context).map_or_else(|over| over, |_| Problem::WrongPassword.into())
-    }
-
-    /// Asks for the password once more: a guess like any other, under the same count. The attempt and the user's epoch.
-    fn check_again(
-        &self,
-        name: &str,
-        permit: &Permit<'_>,
-        password: Password,
-        email: &str,
-        context: &RequestContext<'_>,
-    ) -> Result<(Uuid, i32), ApiError> {
-        let attempt = Uuid::now_v7();
-        let account = self.reserve(name, attempt, email, context)?;
-        let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
-        let verified = permit.verify(password, Some(account.password_hash.clone()), &|| context.client.is_gone())?;
-        if !verified.matches {
-            refused(name, "wrong_password", &self.who(Some(&account), email), &context.client);
-            return Err(Problem::WrongPassword.into());
+    fn why_nothing_happened(&self, caller: &Principal, context: &RequestContext<'_>) -> ApiError {
+        match self.store(context).user_email(caller) {
+            Ok(Some(_)) => Problem::WrongPassword.into(),
+            Ok(None) => session_over(),
+            Err(error) => error,
         }
-        Ok((attempt, account.session_epoch))
     }
 }
 
-/// The last rule for a password: its cost is the client's to choose, so that it waits in the queue like a hash.
-fn refuse_weak(
-    permit: &Permit<'_>,
-    field: &str,
-    password: &Password,
-    email: &str,
-    client: &ClientInfo<'_>,
-) -> Result<(), ApiError> {
-    match permit.weakness(password, email, &|| client.is_gone())? {
-        Some(weakness) => Err(ApiError::field(field, weakness)),
-        None => Ok(()),
-    }
+/// The last rule for a new password, to be asked in the hash queue: its cost is the client's to choose.
+fn refuse_weak(field: &str, password: &Password, email: &str) -> Result<(), ApiError> {
+    password.weakness(email).map_or(Ok(()), |weakness| Err(ApiError::field(field, weakness)))
+}
+
+fn refuse_wrong(hasher: &PasswordHasher, password: &Password, account: &Account) -> Result<(), ApiError> {
+    let matches = hasher.verify(password, Some(&account.password_hash))?;
+    if matches { Ok(()) } else { Err(Problem::WrongPassword.into()) }
 }
 
 fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) -> Result<Response, ApiError> {

@@ -7,7 +7,7 @@ pub mod tasks;
 
 use crate::better_auth::External;
 use crate::config::{AccountPolicy, PasswordPolicy};
-use crate::credentials::hasher::Hasher;
+use crate::credentials::hash_queue::HashQueue;
 use crate::database::DatabasePool;
 use crate::error::{ApiError, Problem, TokenError};
 use crate::http::{self, RequestContext};
@@ -19,7 +19,7 @@ pub struct Services {
     /// The connections to the database.
     pub database: DatabasePool,
     /// The hash threads.
-    pub hasher: Hasher,
+    pub hash_queue: HashQueue,
     /// The keys.
     pub keys: Keys,
     /// The keys of Better Auth, where its tokens are accepted.

@@ -23,7 +23,7 @@ use crate::api::pages::Readiness;
 use crate::app::App;
 use crate::better_auth::External;
 use crate::config::{self, AccountPolicy, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy};
-use crate::credentials::hasher::Hasher;
+use crate::credentials::hash_queue::HashQueue;
 use crate::database::DatabasePool;
 use crate::database::migrate::{self, TimeLimit};
 use crate::http::TrustedProxies;
@@ -135,11 +135,11 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     stop_on_signal(listener.stopper())?;
     log_start(&config, listener.local_address());
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
-    let hasher =
-        Hasher::start(config.passwords.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?;
+    let hash_queue =
+        HashQueue::start(config.passwords.bcrypt_cost).map_err(|error| failed(format!("hash threads: {error}")))?;
     let services = Services {
         database: DatabasePool::new(&config.database),
-        hasher,
+        hash_queue,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
         better_auth: config.better_auth.as_ref().map(External::new),
         accounts: config.accounts,

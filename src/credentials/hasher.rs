@@ -1,290 +1,143 @@
-//! What is made to cost time, on threads of its own, at low priority, behind a short queue: bcrypt, and the estimate of
-//! how easily a password is guessed. A login flood must not slow anything else.
+//! bcrypt at one cost. A verification takes the time of the configured cost whether there is a stored hash or none, and
+//! whether the stored hash has that cost or a lower one, so that the time tells nobody which e-mails have accounts.
 //!
-//! Holds no database connection and knows no user. A permit to hash is taken before an attempt is counted, so that
-//! "busy" costs nobody an attempt.
-//! Source: OWASP ASVS 5.0 V2.4 (anti-automation), V11.4.2 (password hashing).
+//! A stored hash of a higher cost takes longer: lowering the cost shows which accounts have not logged in since.
+//! Source: OWASP ASVS 5.0 V11.4.2 (password hashing), V6.3.8 (user enumeration by time).
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
-use crate::credentials::Password;
+use bcrypt::BcryptResult;
+
+use super::Password;
 use crate::error::{ApiError, Problem};
 
-/// Nobody waits longer than this for a hash to begin; who would have to is told to come back.
-const MAX_WAIT: Duration = Duration::from_secs(2);
-/// Upper bound whatever the speed: far below the connections a server holds, so that logins cannot take them all.
-const MAX_PLACES: usize = 64;
-/// How often a waiting request looks whether its client is still there.
-const CLIENT_CHECK: Duration = Duration::from_millis(100);
-const LOWEST_PRIORITY: i32 = 19;
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// The hash threads and their queue. One per process.
-pub struct Hasher {
-    shared: Arc<Shared>,
+/// Hashes and verifies passwords, and knows how long a verification takes on this machine.
+#[derive(Clone)]
+pub struct PasswordHasher {
     cost: u32,
-    threads: usize,
+    /// Microseconds that one verification takes, a moving average.
+    verification_micros: Arc<AtomicU64>,
 }
 
-struct Shared {
-    queue: Mutex<Queue>,
-    work: Condvar,
-    /// Microseconds that one hash takes, a moving average.
-    hash_micros: AtomicU64,
-}
+impl PasswordHasher {
+    /// A hasher of this bcrypt cost.
+    pub(super) fn new(cost: u32) -> PasswordHasher {
+        // About 230 ms at cost 12, doubled by each step: until the first verifications are measured.
+        PasswordHasher { cost, verification_micros: Arc::new(AtomicU64::new(56 << cost.min(20))) }
+    }
 
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    /// Places taken, by address: waiting, running, and those whose job has not been handed in yet.
-    places: HashMap<IpAddr, usize>,
-}
-
-/// What a hash check found.
-#[derive(Debug)]
-pub struct Verified {
-    /// Whether the password is the one.
-    pub matches: bool,
-    /// A hash of the configured cost, where the stored one has another and the password matched.
-    pub rehashed: Option<String>,
-}
-
-impl Hasher {
-    /// Starts one thread per core, each at the lowest priority.
+    /// The bcrypt hash of the password.
     ///
     /// # Errors
-    /// A thread cannot be started.
-    pub fn start(cost: u32) -> io::Result<Hasher> {
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            work: Condvar::new(),
-            hash_micros: AtomicU64::new(expected_micros(cost)),
-        });
-        for number in 0..threads {
-            let shared = shared.clone();
-            thread::Builder::new().name(format!("hash-{number}")).spawn(move || run(&shared))?;
-        }
-        Ok(Hasher { shared, cost, threads })
+    /// [`Problem::Internal`] where the system gives no random salt.
+    pub fn hash(&self, password: &Password) -> Result<String, ApiError> {
+        bcrypt::hash(password.expose(), self.cost).map_err(|error| Problem::Internal.with_cause(error.to_string()))
     }
 
-    /// A permit to hash for this address; given back when it is dropped.
+    /// Whether the password belongs to the stored hash; false where there is none. Takes the time of the configured cost.
     ///
     /// # Errors
-    /// [`Problem::HashingBusy`] where the wait would pass two seconds, or this address has half of the places.
-    pub fn permit(&self, address: IpAddr) -> Result<Permit<'_>, ApiError> {
-        let hash_micros = self.shared.hash_micros.load(Ordering::Relaxed).max(1);
-        let in_time = MAX_WAIT.as_micros() as u64 / hash_micros * self.threads as u64;
-        let fewest = self.threads.max(2);
-        let places = (in_time as usize).clamp(fewest, MAX_PLACES.max(fewest));
-        let mut queue = self.shared.lock();
-        let taken: usize = queue.places.values().sum();
-        let mine = queue.places.entry(address).or_default();
-        if taken >= places || *mine >= places / 2 {
-            if *mine == 0 {
-                queue.places.remove(&address);
-            }
-            return Err(Problem::HashingBusy.retry_after(MAX_WAIT.as_secs()));
-        }
-        *mine += 1;
-        Ok(Permit { hasher: self, address })
-    }
-
-    /// A bcrypt string of the configured cost that no password matches, checked in place of a hash that is not there,
-    /// so that an unknown e-mail costs what a wrong password costs.
-    pub fn dummy(&self) -> String {
-        format!("$2b${:02}$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01232", self.cost)
-    }
-}
-
-/// A permit to hash.
-pub struct Permit<'a> {
-    hasher: &'a Hasher,
-    address: IpAddr,
-}
-
-impl Permit<'_> {
-    /// Why the password is easy to guess, by [`Password::weakness`], whose cost a hostile client can choose.
-    ///
-    /// # Errors
-    /// [`Problem::HashingBusy`] where the client left before its turn came.
-    pub fn weakness(
-        &self,
-        password: &Password,
-        email: &str,
-        is_gone: &dyn Fn() -> bool,
-    ) -> Result<Option<&'static str>, ApiError> {
-        let (password, email) = (password.clone(), email.to_owned());
-        self.run(move || password.weakness(&email), is_gone)
-    }
-
-    /// The bcrypt hash of the password. Waits for its turn, then takes one hash (about 230 ms at cost 12).
-    ///
-    /// # Errors
-    /// [`Problem::HashingBusy`] where the client left before its turn came.
-    pub fn hash(&self, password: Password, is_gone: &dyn Fn() -> bool) -> Result<String, ApiError> {
-        let cost = self.hasher.cost;
-        let shared = self.hasher.shared.clone();
-        self.run(move || shared.timed(|| bcrypt::hash(password.expose(), cost)), is_gone)?
-            .map_err(|error| Problem::Internal.with_cause(error.to_string()))
-    }
-
-    /// Whether the password belongs to the hash; against [`Hasher::dummy`] where there is no hash, with the same work.
-    ///
-    /// # Errors
-    /// [`Problem::HashingBusy`] where the client left before its turn came.
-    pub fn verify(
-        &self,
-        password: Password,
-        stored: Option<String>,
-        is_gone: &dyn Fn() -> bool,
-    ) -> Result<Verified, ApiError> {
-        let cost = self.hasher.cost;
-        let exists = stored.is_some();
-        let hash = stored.unwrap_or_else(|| self.hasher.dummy());
-        let shared = self.hasher.shared.clone();
-        let check = move || {
-            let matches = shared.timed(|| bcrypt::verify(password.expose(), &hash))? && exists;
-            let other_cost = !hash.get(4..6).is_some_and(|digits| digits.parse() == Ok(cost));
-            let rehashed = match matches && other_cost {
-                true => Some(bcrypt::hash(password.expose(), cost)?),
-                false => None,
-            };
-            Ok::<_, bcrypt::BcryptError>(Verified { matches, rehashed })
-        };
-        self.run(check, is_gone)?.map_err(|error| Problem::Internal.with_cause(error.to_string()))
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-        is_gone: &dyn Fn() -> bool,
-    ) -> Result<T, ApiError> {
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let seen = abandoned.clone();
-        let (sender, receiver) = sync_channel(1);
-        let job = Box::new(move || {
-            if !seen.load(Ordering::Relaxed) {
-                // The receiver is gone only where a panic took its thread: nobody is left to tell.
-                let _ = sender.send(work());
-            }
-        });
-        self.hasher.shared.lock().jobs.push_back(job);
-        self.hasher.shared.work.notify_one();
-        loop {
-            match receiver.recv_timeout(CLIENT_CHECK) {
-                Ok(done) => return Ok(done),
-                Err(RecvTimeoutError::Timeout) if is_gone() => abandoned.store(true, Ordering::Relaxed),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Problem::HashingBusy.into()),
-            }
-        }
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        let mut queue = self.hasher.shared.lock();
-        if let Some(mine) = queue.places.get_mut(&self.address) {
-            *mine -= 1;
-            if *mine == 0 {
-                queue.places.remove(&self.address);
-            }
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does the hash and learns how long hashes take here.
-    fn timed<T>(&self, hash: impl FnOnce() -> T) -> T {
+    /// [`Problem::Internal`] where the stored hash is not bcrypt's.
+    pub fn verify(&self, password: &Password, stored: Option<&str>) -> Result<bool, ApiError> {
         let started = Instant::now();
-        let done = hash();
-        let old = self.hash_micros.load(Ordering::Relaxed);
-        let new = (old * 7 + started.elapsed().as_micros() as u64) / 8;
-        self.hash_micros.store(new.max(1), Ordering::Relaxed);
-        done
+        let matches = verify_at_cost(self.cost, stored, |hash| bcrypt::verify(password.expose(), hash))
+            .map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
+        let average = self.verification_micros.load(Ordering::Relaxed);
+        let micros = started.elapsed().as_micros().try_into().unwrap_or(u64::MAX / 8);
+        self.verification_micros.store((average / 8 * 7).saturating_add(micros / 8).max(1), Ordering::Relaxed);
+        Ok(matches)
+    }
+
+    /// Whether the stored hash has another cost than the configured one.
+    pub fn is_outdated(&self, stored: &str) -> bool {
+        cost_of(stored) != Some(self.cost)
+    }
+
+    /// How long a verification takes, as an average of the last ones.
+    pub(super) fn verification_time(&self) -> Duration {
+        Duration::from_micros(self.verification_micros.load(Ordering::Relaxed))
     }
 }
 
-fn run(shared: &Shared) {
-    lower_priority();
-    loop {
-        let mut queue = shared.lock();
-        let job = loop {
-            match queue.jobs.pop_front() {
-                Some(job) => break job,
-                None => queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-            }
-        };
-        drop(queue);
-        if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            log::error!("event=hasher outcome=failed reason=panic");
-        }
+/// Whether `check` accepts the stored hash. Without one it checks a dummy of the configured cost. After a stored hash of a
+/// lower cost it checks one dummy of each cost from that one up to, and without, the configured one: since each step
+/// doubles the work, 2^s + (2^s + … + 2^(c-1)) = 2^c.
+fn verify_at_cost(cost: u32, stored: Option<&str>, check: impl Fn(&str) -> BcryptResult<bool>) -> BcryptResult<bool> {
+    let Some(stored) = stored else {
+        black_box(check(&dummy(cost))?);
+        return Ok(false);
+    };
+    let matches = check(stored)?;
+    for missing in cost_of(stored).unwrap_or(cost)..cost {
+        black_box(check(&dummy(missing))?);
     }
+    Ok(matches)
 }
 
-/// A kindness to the other threads, not a need: where the system refuses it, hashing goes on.
-fn lower_priority() {
-    // Linux lowers one thread by its id; elsewhere the same call would lower the whole process.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST_PRIORITY) {
-        log::warn!("event=hasher outcome=refused reason=\"{error}\"");
-    }
+/// A well-formed bcrypt string of this cost.
+fn dummy(cost: u32) -> String {
+    format!("$2b${cost:02}$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01232")
 }
 
-/// About 230 ms at cost 12, and twice as much with each step; only until the first hashes are measured.
-fn expected_micros(cost: u32) -> u64 {
-    56 << cost.min(20)
+/// The cost that a bcrypt string names: `$2b$12$…`.
+fn cost_of(hash: &str) -> Option<u32> {
+    hash.get(4..6)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
-    use super::Hasher;
+    use std::cell::Cell;
+
+    use super::{PasswordHasher, cost_of, dummy, verify_at_cost};
     use crate::credentials::Password;
 
     fn password(text: &str) -> Password {
         Password::presented(text.into()).unwrap()
     }
 
-    #[test]
-    fn the_dummy_costs_a_whole_hash_and_never_matches() {
-        let hasher = Hasher::start(4).unwrap();
-        assert!(matches!(bcrypt::verify("x", &hasher.dummy()), Ok(false)));
-        let permit = hasher.permit([127, 0, 0, 1].into()).unwrap();
-        assert!(!permit.verify(password("x"), None, &|| false).unwrap().matches);
+    /// How many rounds of bcrypt a verification does, with a password that is right or wrong.
+    fn rounds(cost: u32, stored: Option<&str>, matches: bool) -> u64 {
+        let rounds = Cell::new(0);
+        let check = |hash: &str| {
+            assert!(bcrypt::verify("", hash).is_ok(), "{hash}");
+            rounds.set(rounds.get() + (1 << cost_of(hash).unwrap()));
+            Ok(matches)
+        };
+        assert_eq!(verify_at_cost(cost, stored, check).unwrap(), matches && stored.is_some());
+        rounds.get()
     }
 
     #[test]
-    fn a_hash_of_another_cost_is_renewed_only_for_the_right_password() {
-        let hasher = Hasher::start(4).unwrap();
-        let stored = bcrypt::hash("right", 5).unwrap();
-        let permit = hasher.permit([127, 0, 0, 1].into()).unwrap();
-        let right = permit.verify(password("right"), Some(stored.clone()), &|| false).unwrap();
-        assert!(right.matches && right.rehashed.is_some_and(|h| h.starts_with("$2b$04$")));
-        let wrong = permit.verify(password("wrong"), Some(stored), &|| false).unwrap();
-        assert!(!wrong.matches && wrong.rehashed.is_none());
+    fn timing_a_verification_costs_the_configured_rounds_whatever_is_stored() {
+        for cost in 4..=8 {
+            assert_eq!(rounds(cost, None, true), 1 << cost);
+            for stored in 4..=cost {
+                for matches in [true, false] {
+                    assert_eq!(rounds(cost, Some(&dummy(stored)), matches), 1 << cost, "{stored} of {cost}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn one_address_gets_at_most_half_of_the_places_and_dropping_gives_them_back() {
-        let hasher = Hasher::start(4).unwrap();
-        let places: Vec<_> = (0..100).map_while(|_| hasher.permit([10, 0, 0, 1].into()).ok()).collect();
-        assert_eq!(places.len(), 32);
-        assert!(hasher.permit([10, 0, 0, 2].into()).is_ok());
-        drop(places);
-        assert!(hasher.permit([10, 0, 0, 1].into()).is_ok());
+    fn only_the_right_password_verifies() {
+        let hasher = PasswordHasher::new(5);
+        let stored = bcrypt::hash("right", 4).unwrap();
+        assert!(hasher.verify(&password("right"), Some(&stored)).unwrap());
+        assert!(!hasher.verify(&password("wrong"), Some(&stored)).unwrap());
+        assert!(!hasher.verify(&password("right"), None).unwrap());
+        assert!(hasher.verify(&password("right"), Some("no hash")).is_err());
+    }
+
+    #[test]
+    fn a_hash_of_another_cost_is_outdated() {
+        let hasher = PasswordHasher::new(5);
+        let hash = hasher.hash(&password("right")).unwrap();
+        assert!(!hasher.is_outdated(&hash));
+        assert!(PasswordHasher::new(4).is_outdated(&hash) && PasswordHasher::new(6).is_outdated(&hash));
     }
 }

@@ -92,4 +92,13 @@ impl Store<'_> {
         let seconds: i32 = row.try_get("seconds")?;
         Ok(u64::from(seconds.unsigned_abs()))
     }
+
+    /// Deletes a counted attempt.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn give_back(&self, attempt: Uuid) -> Result<(), ApiError> {
+        self.repeatable("delete from attempts where id = $1", &[(&attempt, Type::UUID)])?;
+        Ok(())
+    }
 }
