@@ -40,7 +40,7 @@ pub fn run(database: &DatabaseConfig, better_auth: Option<&External>, out: &mut 
     let Some(mut client) = authenticate(database, &mut report)? else {
         return Ok(false);
     };
-    match migrate::state(&mut client) {
+    match migrate::pending(&mut client) {
         Ok(pending) if pending.is_empty() => report.ok("migrations", "none pending")?,
         Ok(pending) => report.failed("migrations", &format!("run latchkey migrate: {} pending", pending.join(", ")))?,
         Err(failure) => report.failed("migrations", &failure.to_string())?,

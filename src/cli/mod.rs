@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::{io, thread};
 
 use log::{info, warn};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use postgres::Client;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use arguments::{Command, Invocation};
@@ -24,10 +25,10 @@ use crate::app::App;
 use crate::better_auth::External;
 use crate::config::{self, AccountPolicy, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy};
 use crate::credentials::hash_queue::HashQueue;
-use crate::database::DatabasePool;
-use crate::database::migrate::{self, TimeLimit};
+use crate::database::migrate::{self, MigrationError};
+use crate::database::{self, DatabasePool, inspect, server_role};
 use crate::http::TrustedProxies;
-use crate::logging;
+use crate::logging::{self, quoted};
 use crate::server::{Listener, Settings, Stopper};
 use crate::store::OperatorStore;
 use crate::token::Keys;
@@ -129,9 +130,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
         warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
     }
     let listener = Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
-    if migrates {
-        apply_migrations(&config.database, None)?;
-    }
+    migrate_before_serving(&config.database, migrates)?;
     stop_on_signal(listener.stopper())?;
     log_start(&config, listener.local_address());
     let settings = Settings { max_connections: config.max_connections, evict_by_address: config.trusted_proxies == 0 };
@@ -180,8 +179,30 @@ fn log_start(config: &Config, address: SocketAddr) {
 
 fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
-    let (database, server) = config::migration_databases_from_environment(environment)?;
-    apply_migrations(&database, server.as_ref().and_then(|server| server.driver.get_user()))
+    let (owner, server) = config::migration_databases_from_environment(environment)?;
+    let mut owner = connected(&owner)?;
+    let applied = migrate::apply(&mut owner).map_err(|error| failed(error.to_string()))?;
+    if applied.is_empty() {
+        print("nothing pending\n")?;
+    }
+    for name in applied {
+        print(&format!("{name}: applied\n"))?;
+    }
+    let refused = |error: postgres::Error| failed(format!("the database refused: {}", database::words(&error)));
+    let role = |client: &mut Client| inspect::identity(client).map(|identity| identity.role).map_err(failed);
+    let mut server = server.as_ref().map(connected).transpose()?;
+    if let Some(server) = &mut server {
+        let (role, owner_role) = (role(server)?, role(&mut owner)?);
+        if role != owner_role {
+            server_role::grant(&mut owner, &role).map_err(refused)?;
+            print(&format!("role {role}: rights granted\n"))?;
+        }
+    }
+    let server = server.as_mut().unwrap_or(&mut owner);
+    for setting in server_role::set_up(server).map_err(refused)? {
+        print(&format!("role {}: {setting}\n", role(server)?))?;
+    }
+    Ok(())
 }
 
 fn purge(environment: &Environment) -> Result<(), CommandError> {
@@ -194,19 +215,31 @@ fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
     Ok(OperatorStore::new(&config::database_from_environment(environment)?))
 }
 
-fn apply_migrations(database: &DatabaseConfig, server_role: Option<&str>) -> Result<(), CommandError> {
-    let done = migrate::bring_up_to_date(database, server_role).map_err(|failure| failed(failure.to_string()))?;
-    for name in &done.applied {
-        info!("event=migration outcome=applied name={name}");
+/// Before the server serves: it never does on a schema that lacks something.
+fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(), CommandError> {
+    let mut client = connected(database)?;
+    let pending = migrate::pending(&mut client).map_err(|error| failed(error.to_string()))?;
+    if pending.is_empty() {
+        return Ok(());
     }
-    match done.time_limit {
-        TimeLimit::Kept => {}
-        TimeLimit::Set => info!("event=migration outcome=applied name=statement_timeout seconds=5"),
-        TimeLimit::Refused(cause) => {
-            warn!("event=migration outcome=refused name=statement_timeout cause={}", logging::quoted(&cause));
-        }
+    let names = pending.join(", ");
+    if !migrates {
+        return Err(failed(format!("migrations are pending: {names}; run latchkey migrate")));
+    }
+    let applied = migrate::apply(&mut client).map_err(|error| match error {
+        MigrationError::Refused(_) => failed(format!("{error}; migrations are pending: {names}; run latchkey migrate")),
+        _ => failed(error.to_string()),
+    })?;
+    info!("event=migration outcome=applied names={}", quoted(&applied.join(" ")));
+    match server_role::set_up(&mut client) {
+        Ok(settings) => info!("event=migration outcome=applied settings={}", quoted(&settings.join(", "))),
+        Err(error) => warn!("event=migration outcome=refused cause={}", quoted(&database::words(&error))),
     }
     Ok(())
+}
+
+fn connected(database: &DatabaseConfig) -> Result<Client, CommandError> {
+    database::connect(database).map_err(|causes| failed(format!("no connection to the database: {causes}")))
 }
 
 fn check_database(environment: &Environment) -> Result<(), CommandError> {
@@ -219,9 +252,10 @@ fn check_database(environment: &Environment) -> Result<(), CommandError> {
 }
 
 fn stop_on_signal(stopper: Stopper) -> Result<(), CommandError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
     let wait = move || {
-        if signals.forever().next().is_some() {
+        // SIGHUP, which a closed terminal sends, is taken and ignored.
+        if signals.forever().any(|signal| signal != SIGHUP) {
             info!("event=stop outcome=begun");
             stopper.stop();
         }

@@ -22,6 +22,7 @@ mod faults;
 mod issuer;
 mod listener;
 mod log;
+mod migrations;
 mod neon;
 mod operations;
 mod peers;

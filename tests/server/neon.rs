@@ -103,93 +103,6 @@ fn a_wrong_password_is_a_line_and_is_not_shown() {
     assert!(!format!("{checked:?}").contains("quokka"), "{checked:?}");
 }
 
-// ------------------------------------------------------------------------------------------------------- check
-
-fn migrated() -> std::sync::Arc<Database> {
-    let database = Database::create();
-    assert_eq!(run(&["migrate"], &environment(&database.url())).code, Some(0));
-    database
-}
-
-#[test]
-fn check_names_everything_that_the_migrations_make() {
-    let database = migrated();
-    let checked = check(&database.url());
-    assert_eq!(checked.code, Some(0), "{checked:?}");
-    let made = "select 'table ' || tablename from pg_tables where schemaname = 'public'
-        union all select 'column ' || table_name || '.' || column_name || ' '
-            from information_schema.columns where table_schema = 'public'
-        union all select 'constraint ' || conname from pg_constraint
-            where connamespace = 'public'::regnamespace and contype <> 'n'
-        union all select 'index ' || indexname from pg_indexes where schemaname = 'public'
-            and indexname not in (select conname from pg_constraint)
-        union all select 'function ' || proname || '(' from pg_proc where pronamespace = 'public'::regnamespace";
-    let made = database.sql().query(made, &[]).unwrap();
-    assert!(made.len() > 50);
-    for name in made.iter().map(|row| row.get::<_, String>(0)) {
-        assert!(checked.stdout.contains(&format!("ok    {name}")), "{name} is not checked:\n{}", checked.stdout);
-    }
-}
-
-#[test]
-fn check_says_what_is_missing_and_exits_with_1() {
-    for (change, line) in [
-        ("drop table known_addresses cascade", "FAIL  table known_addresses: missing"),
-        ("alter table tasks drop column description", "FAIL  column tasks.description text: missing"),
-        ("alter table tasks alter title drop not null", "FAIL  column tasks.title text not null: missing"),
-        ("alter table users drop constraint users_email_key", "FAIL  constraint users_email_key: missing"),
-        ("drop index tasks_user_id_completed_id_idx", "FAIL  index tasks_user_id_completed_id_idx: missing"),
-        ("drop function caller", "FAIL  function caller(text, text, uuid): missing"),
-        (
-            "delete from migrations where name = '002_tasks'",
-            "FAIL  migrations: run latchkey migrate: 002_tasks pending",
-        ),
-        ("alter role all in database {} reset all", ""),
-    ] {
-        let database = migrated();
-        let change = change.replace("{}", &database.name);
-        database.sql().batch_execute(&change).unwrap();
-        let checked = check(&database.url());
-        assert_eq!(checked.code, Some(if line.is_empty() { 0 } else { 1 }), "{change}: {checked:?}");
-        assert!(checked.stdout.contains(line), "{change}: {}", checked.stdout);
-    }
-}
-
-#[test]
-fn check_says_which_rights_the_servers_role_lacks() {
-    let database = migrated();
-    let role = Role::create(&database);
-    let grant = format!("grant select, insert, update on all tables in schema public to {}", role.name);
-    database.sql().batch_execute(&grant).unwrap();
-    let checked = check(&database.url_as(&role.name));
-    assert_eq!(checked.code, Some(1), "{checked:?}");
-    for line in ["FAIL  rights on tasks: not granted: delete\n", "ok    rights on migrations: select\n"] {
-        assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
-    }
-}
-
-// ------------------------------------------------------------------------------------------- statement time limit
-
-#[test]
-fn migrate_limits_the_statements_of_the_servers_role_in_this_database_alone() {
-    let database = Database::create();
-    let role = Role::create(&database);
-    let mut environment = environment(&database.url_as(&role.name));
-    environment.insert("MIGRATE_DATABASE_URL".into(), database.url());
-    assert_eq!(run(&["migrate"], &environment).code, Some(0));
-    let limit = |database: &Database, role: &str| -> String {
-        let mut sql = postgres::Client::connect(&database.url_as(role), postgres::NoTls).unwrap();
-        sql.query_one("show statement_timeout", &[]).unwrap().get(0)
-    };
-    assert_eq!(limit(&database, &role.name), "5s");
-    assert_eq!(limit(&database, "postgres"), "0");
-    assert_eq!(limit(&Database::create(), &role.name), "0");
-    let another = format!("alter role {} in database {} set statement_timeout = '7s'", role.name, database.name);
-    database.sql().batch_execute(&another).unwrap();
-    assert_eq!(run(&["migrate"], &environment).code, Some(0));
-    assert_eq!(limit(&database, &role.name), "7s", "what the operator set is kept");
-}
-
 #[test]
 fn a_statement_that_runs_into_the_limit_is_503() {
     let server = Server::start();
@@ -202,22 +115,6 @@ fn a_statement_that_runs_into_the_limit_is_503() {
     let waited = start.elapsed();
     assert!((4..8).contains(&waited.as_secs()), "{waited:?}");
     server.wait_for_log(&["event=failure", "statement timeout"]);
-}
-
-#[test]
-fn migrations_are_not_bound_by_the_limit() {
-    let database = Database::create();
-    let role = format!("alter role postgres in database {} set statement_timeout = '1s'", database.name);
-    database.sql().batch_execute(&role).unwrap();
-    let mut sql = database.sql();
-    let mut other = sql.transaction().unwrap();
-    // The lock that migrations take: the program waits for it longer than the limit.
-    other.batch_execute("select pg_advisory_xact_lock(x'6c617463686b6579'::bigint)").unwrap();
-    let url = database.url();
-    let migrating = thread::spawn(move || run(&["migrate"], &environment(&url)));
-    thread::sleep(Duration::from_millis(2500));
-    other.commit().unwrap();
-    assert_eq!(migrating.join().unwrap().code, Some(0));
 }
 
 // -------------------------------------------------------------------------------------------------- round trips
