@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::peers::{self, ADA_PASSWORD_ESCAPED, BlackHole, Postgres, Proxy, Target, database_threads};
 use crate::support::{
-    Database, Environment, Finished, PASSWORD, Role, Server, User, at_once, await_that, environment, protected, run,
+    Database, Environment, Finished, PASSWORD, Server, User, at_once, await_that, environment, protected, run,
 };
 
 // --------------------------------------------------------------------------------------------------------- TLS

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{
-    Database, Finished, PASSWORD, Role, Server, User, at_once, await_that, environment, protected, run,
-};
+use crate::support::{PASSWORD, Server, User, at_once, await_that, environment, protected, run};
 
 // ------------------------------------------------------------------------------------------------------ probes
 
