@@ -215,9 +215,17 @@ fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
     Ok(OperatorStore::new(&config::database_from_environment(environment)?))
 }
 
-/// Before the server serves: it never does on a schema that lacks something.
+/// Before the server serves: it never does on a schema that is known to lack something. A server that does not migrate may
+/// start while the database is away; `/readyz` is 503 then.
 fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(), CommandError> {
-    let mut client = connected(database)?;
+    let mut client = match database::connect(database) {
+        Ok(client) => client,
+        Err(causes) if migrates => return Err(no_connection(&causes)),
+        Err(causes) => {
+            warn!("event=migration outcome=unknown reason={}", quoted(&causes));
+            return Ok(());
+        }
+    };
     let pending = migrate::pending(&mut client).map_err(|error| failed(error.to_string()))?;
     if pending.is_empty() {
         return Ok(());
@@ -239,7 +247,11 @@ fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(
 }
 
 fn connected(database: &DatabaseConfig) -> Result<Client, CommandError> {
-    database::connect(database).map_err(|causes| failed(format!("no connection to the database: {causes}")))
+    database::connect(database).map_err(|causes| no_connection(&causes))
+}
+
+fn no_connection(causes: &str) -> CommandError {
+    failed(format!("no connection to the database: {causes}"))
 }
 
 fn check_database(environment: &Environment) -> Result<(), CommandError> {
