@@ -5,15 +5,18 @@ use uuid::Uuid;
 
 use super::{Owner, Services};
 use crate::error::ApiError;
-use crate::http::{Body, RequestContext, json, no_content, query, segment, without_nul};
+use crate::http::{Body, RequestContext, json, json_page, no_content, query, segment, without_nul};
 use crate::store::{Changes, NewTask, Page};
 
 const TITLE_MAX_LENGTH: usize = 255;
 const DESCRIPTION_MAX_LENGTH: usize = 2000;
 const PAGE_MAX: i64 = 100;
 const PAGE_DEFAULT: i64 = 50;
+/// What a client that never reads can make the server hold; a page of usual tasks is far smaller.
+const PAGE_MAX_BYTES: usize = 128 * 1024;
 
-/// `GET /api/{user_id}/tasks` → 200, oldest first, `Link: <…>; rel="next"` while there is more (RFC 8288).
+/// `GET /api/{user_id}/tasks` → 200, oldest first, at most 128 KiB, `Link: <…>; rel="next"` while there is more
+/// (RFC 8288).
 pub fn list(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let limit = query(context.request, "limit", "must be a whole number from 1 to 100", parse_limit)?;
     let completed = query(context.request, "completed", "must be true or false", |text| text.parse().ok())?;
@@ -21,13 +24,12 @@ pub fn list(services: &Services, owner: &Owner, context: &RequestContext<'_>) ->
     let limit = limit.unwrap_or(PAGE_DEFAULT);
 
     // One more than asked for tells whether there is a next page.
-    let mut tasks =
-        services.store(context).list_tasks(owner.principal(), &Page { completed, after, limit: limit + 1 })?;
-    let has_more = tasks.len() as i64 > limit;
-    tasks.truncate(limit as usize);
-    let response = json(200, &tasks)?;
-    match tasks.last() {
-        Some(last) if has_more => {
+    let page = Page { completed, after, limit: limit + 1 };
+    let tasks = services.store(context).list_tasks(owner.principal(), &page)?;
+    let asked_for = tasks.get(..limit as usize).unwrap_or(&tasks);
+    let (response, count) = json_page(asked_for, PAGE_MAX_BYTES)?;
+    match asked_for.get(..count).and_then(<[_]>::last) {
+        Some(last) if count < tasks.len() => {
             Ok(response.with_additional_header("Link", next_page(context, last.id, limit, completed)))
         }
         _ => Ok(response),

@@ -6,5 +6,5 @@ mod reply;
 mod request;
 
 pub use address::TrustedProxies;
-pub use reply::{json, no_content, problem, segment};
+pub use reply::{json, json_page, no_content, problem, segment};
 pub use request::{Body, ClientInfo, RequestContext, bearer, query, segments, without_nul};

@@ -20,6 +20,26 @@ pub fn json(status: u16, value: &impl serde::Serialize) -> Result<Response, ApiE
     Ok(Response::from_data("application/json", body).with_status_code(status))
 }
 
+/// A JSON array of the first items, as many as fit into `max_bytes` but at least one, and how many these are.
+pub fn json_page(items: &[impl serde::Serialize], max_bytes: usize) -> Result<(Response, usize), ApiError> {
+    let mut body = vec![b'['];
+    let mut count = 0;
+    for item in items {
+        let end = body.len();
+        if count > 0 {
+            body.push(b',');
+        }
+        serde_json::to_writer(&mut body, item).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
+        if count > 0 && body.len() >= max_bytes {
+            body.truncate(end);
+            break;
+        }
+        count += 1;
+    }
+    body.push(b']');
+    Ok((Response::from_data("application/json", body), count))
+}
+
 /// 204.
 pub fn no_content() -> Response {
     Response::empty_204()

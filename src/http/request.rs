@@ -16,6 +16,11 @@ use crate::error::{ApiError, FieldError, Problem};
 use crate::json::without_duplicates;
 use crate::server::Connection;
 
+/// The most errors that an answer names. A body can hold thousands, and a client may never read the answer.
+const MAX_ERRORS: usize = 20;
+/// The most characters of an unknown member's name that an answer repeats.
+const NAME_MAX_LENGTH: usize = 100;
+
 /// One request on its way through a handler.
 pub struct RequestContext<'a> {
     /// As the client sent it.
@@ -173,11 +178,11 @@ impl Body {
     /// The value, if every rule held and nothing is left over.
     ///
     /// # Errors
-    /// 422 with every broken rule and every unknown member.
+    /// 422 with the broken rules and the unknown members, at most 20.
     pub fn done<T>(mut self, value: Option<T>) -> Result<T, ApiError> {
         let unknown =
-            self.members.keys().map(|name| FieldError { field: name.clone(), detail: "is not known here".into() });
-        self.errors.extend(unknown);
+            self.members.keys().map(|name| FieldError { field: cut(name), detail: "is not known here".into() });
+        self.errors.extend(unknown.take(MAX_ERRORS.saturating_sub(self.errors.len())));
         match value {
             Some(value) if self.errors.is_empty() => Ok(value),
             _ => Err(ApiError::fields(self.errors)),
@@ -186,6 +191,14 @@ impl Body {
 
     fn keep<T>(&mut self, name: &str, parsed: Result<T, Cow<'static, str>>) -> Option<T> {
         parsed.map_err(|detail| self.errors.push(FieldError { field: name.to_owned(), detail })).ok()
+    }
+}
+
+/// A name as the client wrote it, for an answer that stays short.
+fn cut(name: &str) -> String {
+    match name.char_indices().nth(NAME_MAX_LENGTH) {
+        Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
+        None => name.to_owned(),
     }
 }
 

@@ -335,6 +335,23 @@ fn every_broken_rule_of_a_body_is_named() {
 // ------------------------------------------------------------------------------------------- paths and methods
 
 #[test]
+fn validation_names_at_most_20_errors_and_cuts_long_names() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let refused = |body: String| create(&server, &user).json_bytes(body).send().must(422);
+    let members: String = (0..4000).map(|n| format!(",\"member{n}\":1")).collect();
+    let answer = refused(format!("{{\"title\":1{members}}}"));
+    assert_eq!(answer.fields().len(), 20, "{answer}");
+    assert!(answer.fields().contains(&"title".to_owned()), "what is known comes first: {answer}");
+    let long = "é\n".repeat(10_000);
+    let answer = refused(format!("{{\"title\":\"a\",{}:1}}", json!(long)));
+    assert_eq!(answer.fields(), [format!("{}…", "é\n".repeat(50))], "{answer}");
+    let names: String = (0..15).map(|n| format!(",\"{n}{}\":1", "\\u0001".repeat(600))).collect();
+    let answer = refused(format!("{{\"title\":\"a\"{names}}}"));
+    assert!(answer.body.len() < 16 * 1024, "{}", answer.body.len());
+}
+
+#[test]
 fn a_path_is_split_as_sent_and_each_segment_decoded_once() {
     let server = Server::start();
     let user = server.user("ada");

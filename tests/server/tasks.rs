@@ -392,6 +392,25 @@ fn following_the_links_gives_each_task_once_and_in_order() {
 }
 
 #[test]
+fn a_page_ends_at_128_kib_and_leads_to_the_rest() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let large = "\u{1}".repeat(2000); // six bytes each in JSON
+    let titles: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    for title in &titles {
+        create(&server, &user, &json!({"title": title, "description": large})).must(201);
+    }
+    let first = get(&server, &user, "/api/me/tasks?limit=100").must(200);
+    let count = first.json().as_array().unwrap().len();
+    assert!((5..30).contains(&count) && first.body.len() <= 128 * 1024, "{count} tasks, {} bytes", first.body.len());
+    assert!(first.body.len() + first.body.len() / count > 128 * 1024, "one more would fit");
+    let pages = pages(&server, &user, "/api/me/tasks?limit=100");
+    assert_eq!((pages[0].len(), pages.concat()), (count, titles));
+    let last = get(&server, &user, "/api/me/tasks?limit=2").must(200);
+    assert_eq!(last.json().as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn a_page_has_50_tasks_where_nothing_else_is_asked() {
     let server = Server::start();
     let user = server.user("ada");
