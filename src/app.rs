@@ -51,14 +51,14 @@ const ROUTES: &[(&str, &str, Access)] = &[
     ("PATCH",  "/api/{user_id}/tasks/{id}/complete", Owner(tasks::complete)),
     ("GET",    "/healthz",                           Public(pages::healthz)),
     ("GET",    "/readyz",                            Public(pages::readyz)),
-    ("GET",    "/",                                  Public(pages::page)),
-    ("GET",    "/page.css",                          Public(pages::style)),
-    ("GET",    "/page.js",                           Public(pages::script)),
-    ("GET",    "/flow.js",                           Public(pages::flow)),
-    ("GET",    "/api.js",                            Public(pages::client)),
-    ("GET",    "/api.d.ts",                          Public(pages::client_types)),
+    ("GET",    "/",                                  Public(pages::file)),
+    ("GET",    "/page.css",                          Public(pages::part)),
+    ("GET",    "/page.js",                           Public(pages::part)),
+    ("GET",    "/flow.js",                           Public(pages::part)),
+    ("GET",    "/api.js",                            Public(pages::file)),
+    ("GET",    "/api.d.ts",                          Public(pages::file)),
     ("GET",    "/openapi.json",                      Public(pages::openapi)),
-    ("GET",    "/docs",                              Public(pages::docs)),
+    ("GET",    "/docs",                              Public(pages::file)),
 ];
 
 impl Access {
@@ -92,13 +92,13 @@ impl App {
         connection.set_request_id(request_id.as_u128());
         let client = ClientInfo { address, request_id: request_id.to_string(), connection };
         let path = request.raw_url().split('?').next().unwrap_or_default();
-        let (template, parameters) = route_of(path).unwrap_or(("-", Vec::new()));
+        let (route, parameters) = route_of(path).unwrap_or(("-", Vec::new()));
         let is_answered = || connection.is_answered();
         let budget = &TimeBudget::new(started, &is_answered);
-        let context = RequestContext { request, parameters, client, user: OnceCell::new(), budget };
+        let context = RequestContext { request, route, parameters, client, user: OnceCell::new(), budget };
 
         let id = &context.client.request_id;
-        let outcome = self.dispatch(template, &context);
+        let outcome = self.dispatch(&context);
         if !connection.claim_answer() {
             return no_content();
         }
@@ -107,7 +107,7 @@ impl App {
         let (ms, db_ms) = (Milliseconds(started.elapsed()), Milliseconds(budget.spent()));
         let user = context.user.get().map(|user| format!(" user={}", quoted(user))).unwrap_or_default();
         info!(
-            "method={method} route={template} status={status} ms={ms} db_ms={db_ms} request_id={id} \
+            "method={method} route={route} status={status} ms={ms} db_ms={db_ms} request_id={id} \
              address={address}{user}"
         );
         self.finished(response, request.method(), request.headers(), id)
@@ -126,16 +126,16 @@ impl App {
     }
 
     /// The path alone decides between 404 and 405. `HEAD` goes where `GET` goes.
-    fn dispatch(&self, template: &str, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    fn dispatch(&self, context: &RequestContext<'_>) -> Result<Response, ApiError> {
         let method = match context.request.method() {
             "HEAD" => "GET",
             method => method,
         };
-        match ROUTES.iter().find(|(known, path, _)| *known == method && *path == template) {
+        match ROUTES.iter().find(|(known, path, _)| *known == method && *path == context.route) {
             Some((_, _, access)) => access.call(&self.services, context),
-            None if template == "-" => Err(Problem::NotFound.into()),
-            None if method == "OPTIONS" => Ok(no_content().with_additional_header("Allow", allowed(template))),
-            None => Err(ApiError { allow: allowed(template), ..Problem::MethodNotAllowed.into() }),
+            None if context.route == "-" => Err(Problem::NotFound.into()),
+            None if method == "OPTIONS" => Ok(no_content().with_additional_header("Allow", allowed(context.route))),
+            None => Err(ApiError { allow: allowed(context.route), ..Problem::MethodNotAllowed.into() }),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Services {
     pub passwords: PasswordPolicy,
     /// The last probe of the database.
     pub readiness: pages::Readiness,
+    /// What browsers get.
+    pub pages: pages::Pages,
 }
 
 impl Services {

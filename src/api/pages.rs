@@ -62,34 +62,62 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 const OPENAPI: &str = include_str!("../web/openapi.json");
 
-/// `GET /` → 200 the page.
-pub fn page(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    embedded(HTML, include_str!("../web/index.html"), context)
+/// The files of the program: path, media type, text. The client's types are plain text, so that a browser shows them.
+#[rustfmt::skip]
+const FILES: &[(&str, &str, &str)] = &[
+    ("/",         HTML,       include_str!("../web/index.html")),
+    ("/page.css", CSS,        include_str!("../web/page.css")),
+    ("/page.js",  JAVASCRIPT, include_str!("../web/page.js")),
+    ("/flow.js",  JAVASCRIPT, include_str!("../web/flow.js")),
+    ("/api.js",   JAVASCRIPT, include_str!("../web/api.js")),
+    ("/api.d.ts", PLAIN_TEXT, include_str!("../web/api.d.ts")),
+];
+
+/// What browsers get, prepared once at start: a request for it costs no more than copying it.
+pub struct Pages(Vec<Page>);
+
+struct Page {
+    path: &'static str,
+    media_type: &'static str,
+    text: Cow<'static, str>,
+    etag: String,
 }
 
-/// `GET /page.css` → 200 the style of the page and of `/docs`.
-pub fn style(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    embedded(CSS, include_str!("../web/page.css"), context)
+impl Pages {
+    /// The files of the program, and the reference of the API.
+    pub fn embedded() -> Pages {
+        let files = FILES.iter().map(|(path, media_type, text)| (*path, *media_type, Cow::Borrowed(*text)));
+        let pages = files.chain([("/docs", HTML, Cow::Owned(reference()))]);
+        Pages(pages.map(|(path, media_type, text)| Page { path, media_type, etag: etag(&text), text }).collect())
+    }
 }
 
-/// `GET /page.js` → 200 the page's tasks and account.
-pub fn script(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    embedded(JAVASCRIPT, include_str!("../web/page.js"), context)
+/// A strong validator (RFC 9110 section 8.8.3).
+fn etag(text: &str) -> String {
+    let hash = digest(&SHA256, text.as_bytes());
+    let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hash}\"")
 }
 
-/// `GET /flow.js` → 200 the page's account of every exchange.
-pub fn flow(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    embedded(JAVASCRIPT, include_str!("../web/flow.js"), context)
+/// `GET` of the page, the reference, the JavaScript client → 200, or 304 where the client holds it already.
+pub fn file(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    let page = services.pages.0.iter().find(|page| page.path == context.route).ok_or(Problem::NotFound)?;
+    let known = context.request.header("If-None-Match").unwrap_or_default();
+    let is_known = known.split(',').any(|tag| [&page.etag, "*"].contains(&tag.trim().trim_start_matches("W/")));
+    let response = match is_known {
+        true => Response { status_code: 304, ..Response::empty_204() },
+        false => Response::from_data(page.media_type, page.text.as_bytes()),
+    };
+    Ok(response
+        .with_additional_header("ETag", page.etag.clone())
+        .with_additional_header("Cache-Control", "no-cache")
+        .with_additional_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        .with_additional_header("Referrer-Policy", "no-referrer"))
 }
 
-/// `GET /api.js` → 200 the JavaScript client.
-pub fn client(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    embedded(JAVASCRIPT, include_str!("../web/api.js"), context)
-}
-
-/// `GET /api.d.ts` → 200 its types, as plain text so that a browser shows them.
-pub fn client_types(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    embedded(PLAIN_TEXT, include_str!("../web/api.d.ts"), context)
+/// `GET` of a part of the page, for which only the page asks: as [`file`].
+pub fn part(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
+    file(services, context)
 }
 
 /// `GET /openapi.json` → the description of every operation, OpenAPI 3.1.
@@ -97,9 +125,9 @@ pub fn openapi(_: &Services, _: &RequestContext<'_>) -> Result<Response, ApiErro
     Ok(Response::from_data("application/json", OPENAPI))
 }
 
-/// `GET /docs` → HTML: the API at a glance, and for each problem what it means and what to do.
-pub fn docs(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let described: Value = serde_json::from_str(OPENAPI).map_err(|e| Problem::Internal.with_cause(e.to_string()))?;
+/// The text of `/docs`: the API at a glance, and for each problem what it means and what to do.
+fn reference() -> String {
+    let described: Value = serde_json::from_str(OPENAPI).unwrap_or_default();
     let mut paths = String::new();
     for (path, item) in described.get("paths").and_then(Value::as_object).into_iter().flatten() {
         for (method, operation) in item.as_object().into_iter().flatten() {
@@ -127,29 +155,7 @@ pub fn docs(_: &Services, context: &RequestContext<'_>) -> Result<Response, ApiE
         );
     }
     let page = include_str!("../web/docs.html").replace("<!-- paths -->\n", &paths);
-    Ok(revalidated(HTML, page.replace("<!-- problems -->\n", &problems).into(), context))
-}
-
-/// 200 with the text, or 304 where the client holds it already.
-fn embedded(media_type: &'static str, text: &'static str, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    Ok(revalidated(media_type, text.into(), context))
-}
-
-fn revalidated(media_type: &'static str, text: Cow<'static, str>, context: &RequestContext<'_>) -> Response {
-    let hash = digest(&SHA256, text.as_bytes());
-    let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let etag = format!("\"{hash}\"");
-    let known = context.request.header("If-None-Match").unwrap_or_default();
-    let is_known = known.split(',').any(|tag| [etag.as_str(), "*"].contains(&tag.trim().trim_start_matches("W/")));
-    let response = match is_known {
-        true => Response { status_code: 304, ..Response::empty_204() },
-        false => Response::from_data(media_type, text.into_owned()),
-    };
-    response
-        .with_additional_header("ETag", etag)
-        .with_additional_header("Cache-Control", "no-cache")
-        .with_additional_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-        .with_additional_header("Referrer-Policy", "no-referrer")
+    page.replace("<!-- problems -->\n", &problems)
 }
 
 fn escaped(text: &str) -> String {

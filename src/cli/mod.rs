@@ -20,7 +20,7 @@ use signal_hook::iterator::Signals;
 use arguments::{Command, Invocation};
 
 use crate::api::Services;
-use crate::api::pages::Readiness;
+use crate::api::pages::{Pages, Readiness};
 use crate::app::App;
 use crate::better_auth::External;
 use crate::config::{self, AccountPolicy, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy};
@@ -126,9 +126,6 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     // Dropped last: it writes what is still in its queue.
     let _log = logging::start_queued(&filters).map_err(|error| failed(format!("log thread: {error}")))?;
     let config = Config::from_environment(environment)?;
-    if config.is_test {
-        warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
-    }
     let listener = Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
     migrate_before_serving(&config.database, migrates)?;
     stop_on_signal(listener.stopper())?;
@@ -144,6 +141,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
         accounts: config.accounts,
         passwords: config.passwords,
         readiness: Readiness::default(),
+        pages: Pages::embedded(),
     };
     let app = Arc::new(App {
         services,
@@ -175,6 +173,9 @@ fn log_start(config: &Config, address: SocketAddr) {
         config.database.pool_size,
         config.tokens.access_token_seconds,
     );
+    if config.is_test {
+        warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
+    }
 }
 
 fn migrate_only(environment: &Environment) -> Result<(), CommandError> {

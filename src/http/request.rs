@@ -25,6 +25,8 @@ const NAME_MAX_LENGTH: usize = 100;
 pub struct RequestContext<'a> {
     /// As the client sent it.
     pub request: &'a Request,
+    /// The path as the route table has it.
+    pub route: &'static str,
     /// The decoded path segments that stand for `{…}` in the route, in order.
     pub parameters: Vec<Cow<'a, str>>,
     /// Who sent it.
