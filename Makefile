@@ -12,13 +12,13 @@ run: ## build and serve, on a private PostgreSQL unless DATABASE_URL is set; set
 	@exec tests/run.sh
 
 test: ## all tests but those of the two targets below, on a throw-away PostgreSQL; FILTER=name for some of them
-	@exec tests/cluster.sh temp cargo test --locked --no-fail-fast $(FILTER) -- --test-threads=6 --skip abuse:: --skip faults::
+	@exec tests/cluster.sh temp cargo test --locked --no-fail-fast $(FILTER) -- --test-threads=6 --skip abuse:: --skip faults:: --skip proxies::
 
 test-abuse: ## the tests that open thousands of connections
 	@ulimit -n "$$(ulimit -Hn)"; exec tests/cluster.sh temp cargo test --locked --test server abuse::
 
-test-faults: ## restarts under load, PgBouncer, nginx, connections that rest (about two minutes)
-	@exec tests/cluster.sh temp tests/faults.sh cargo test --locked --test server faults:: -- --nocapture
+test-faults: ## restarts under load, PgBouncer, nginx, fail2ban, connections that rest (about two minutes); TEST=name
+	@exec tests/cluster.sh temp tests/faults.sh cargo test --locked --test server -- --nocapture $(or $(TEST),faults:: proxies::)
 
 test-web: ## the JavaScript client in Node and the page in Chromium, against a server of their own
 	@exec tests/cluster.sh temp tests/web/run.sh

@@ -4,6 +4,8 @@
 pub mod how_it_works {}
 #[doc = include_str!("operating.md")]
 pub mod operating {}
+#[doc = include_str!("proxies.md")]
+pub mod proxies {}
 #[doc = include_str!("neon.md")]
 pub mod neon {}
 #[doc = include_str!("better_auth.md")]

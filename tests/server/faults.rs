@@ -1,5 +1,5 @@
-//! Restarts under load, PgBouncer, rolling restarts behind nginx, connections that rest: long, and with Debian's packages
-//! pgbouncer and nginx. Run by `make test-faults`.
+//! Restarts under load, PgBouncer, connections that rest: long, and with Debian's package pgbouncer. Run by
+//! `make test-faults`.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::peers::{Nginx, PgBouncer, Postgres, database_threads};
+use crate::peers::{PgBouncer, Postgres, database_threads};
 use crate::support::{Database, PASSWORD, Server, User, at_once, environment, run};
 
 /// Runs repeatable requests of all kinds from eight clients while `disturb` runs; how many, and which failed.
@@ -134,67 +134,6 @@ fn eight_instances_that_start_at_once_on_an_empty_database_all_serve() {
             server.task(&user, "one");
         }
     }
-}
-
-#[test]
-fn a_rolling_restart_of_two_instances_behind_nginx_loses_no_request() {
-    let database = Database::create();
-    let start = |listen: &str| Server::on(&database, &database.url(), &[("LISTEN", listen), ("TRUSTED_PROXIES", "1")]);
-    let mut servers = [start("127.0.0.1:0"), start("127.0.0.1:0")];
-    let nginx = Nginx::start(&servers.each_ref().map(|server| server.address));
-    let user = servers[0].user("ada");
-    let (is_over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let bytes = |method: &str, body: &str| {
-        format!(
-            "{method} /api/me/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            user.token,
-            body.len()
-        )
-    };
-    let requests = [bytes("GET", ""), bytes("POST", r#"{"title":"one"}"#)];
-    let failed: Vec<String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..8)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut failed = Vec::new();
-                    while !is_over.load(Ordering::Relaxed) {
-                        let number = sent.fetch_add(1, Ordering::Relaxed);
-                        let status = status_line(nginx.address, &requests[number % 2]);
-                        if !status.starts_with("HTTP/1.1 20") {
-                            failed.push(status);
-                        }
-                    }
-                    failed
-                })
-            })
-            .collect();
-        for server in &mut servers {
-            thread::sleep(Duration::from_millis(700));
-            let address = server.address.to_string();
-            assert_eq!(server.stop().code(), Some(0));
-            *server = start(&address);
-        }
-        thread::sleep(Duration::from_millis(700));
-        is_over.store(true, Ordering::Relaxed);
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
-    });
-    let sent = sent.into_inner();
-    println!("rolling restart: {} of {sent} requests failed", failed.len());
-    assert!(failed.is_empty() && sent > 100, "{} of {sent}: {failed:?}\n{}", failed.len(), nginx.errors());
-}
-
-/// The first line of the answer, or why there is none.
-fn status_line(address: std::net::SocketAddr, request: &str) -> String {
-    use std::io::{Read, Write};
-    let ask = || -> std::io::Result<String> {
-        let mut stream = crate::support::connect(address)?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or("no answer").to_owned())
-    };
-    ask().unwrap_or_else(|error| error.to_string())
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What stands between the program and its data in the tests on Neon: a PostgreSQL of the test's own, PgBouncer, nginx,
+//! What stands between the program and its data in the tests on Neon: a PostgreSQL of the test's own, PgBouncer,
 //! and a proxy that delays, falls silent, cuts and counts round trips.
 
 use std::fs;
@@ -304,7 +304,7 @@ impl Drop for Postgres {
     }
 }
 
-// -------------------------------------------------------------------------------------------- PgBouncer and nginx
+// -------------------------------------------------------------------------------------------- PgBouncer
 
 /// PgBouncer in transaction mode, in front of the shared cluster, for its role `postgres`; on a socket.
 pub struct PgBouncer {
@@ -345,50 +345,6 @@ impl Drop for PgBouncer {
     fn drop(&mut self) {
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
-    }
-}
-
-/// nginx in front of servers, as its manual shows it.
-pub struct Nginx {
-    pub address: SocketAddr,
-    directory: PathBuf,
-    child: Child,
-}
-
-impl Nginx {
-    pub fn start(servers: &[SocketAddr]) -> Self {
-        let directory = std::env::temp_dir().join(format!("lk{}", Uuid::now_v7().simple()));
-        fs::create_dir(&directory).unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let upstream: String = servers.iter().map(|server| format!("server {server} max_fails=0;\n")).collect();
-        let place = directory.display();
-        let settings = format!(
-            "daemon off;\npid {place}/pid;\nerror_log {place}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n\
-             client_body_temp_path {place}/a;\nproxy_temp_path {place}/b;\nfastcgi_temp_path {place}/c;\n\
-             uwsgi_temp_path {place}/d;\nscgi_temp_path {place}/e;\n\
-             upstream latchkey {{\n{upstream}}}\n\
-             server {{\nlisten {address};\nlocation / {{\nproxy_pass http://latchkey;\n\
-             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_set_header Host $host;\n}}\n}}\n}}\n"
-        );
-        fs::write(directory.join("nginx.conf"), settings).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(&directory).arg("-c").arg(directory.join("nginx.conf"));
-        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.expect("nginx is there: run make test-faults");
-        await_that("nginx listens", || TcpStream::connect(address).is_ok());
-        Self { address, directory, child }
-    }
-
-    pub fn errors(&self) -> String {
-        fs::read_to_string(self.directory.join("error.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
