@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use sha2::{Digest, Sha256};
-
 use crate::client::{connect, exchange, request};
 use crate::process::Server;
 use crate::setup::{Program, Setup};
@@ -210,10 +208,9 @@ pub struct Script {
 }
 
 impl Bound {
-    /// Each parameter becomes a variable. An id that the request made is made anew each time, and the digest of the
-    /// statement's own text, where it is bound, becomes that of the text that pgbench sends.
+    /// Each parameter becomes a variable. An id that the request made is made anew each time, and the statement's own
+    /// text, where it is bound, becomes the text that pgbench sends.
     fn script(&self, made: Option<&str>) -> Script {
-        let own = Sha256::digest(&self.statement.sql).to_vec();
         let literals: Vec<Literal> = self.values.iter().zip(&self.statement.types).map(Literal::of).collect();
         let one_line = self.statement.sql.split_whitespace().collect::<Vec<_>>().join(" ");
         // pgbench sends `$1`, `$2` … for its variables, a new number for each use.
@@ -238,8 +235,8 @@ impl Bound {
             sent.push_str(&(send + rest));
         }
         let variable = |(index, literal): (usize, &Literal)| {
-            let is_digest = self.values[index].as_ref() == Some(&own);
-            let value = if is_digest { hex(Sha256::digest(&sent)) } else { literal.text.clone()? };
+            let text = literal.text.as_ref()?;
+            let value = if *text == self.statement.sql { &sent } else { text };
             Some(format!("p{}={value}", index + 1))
         };
         let variables = literals.iter().enumerate().filter_map(variable).collect();
