@@ -40,7 +40,8 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
     let address = context.client.network().to_string();
     let seconds = services.store(context).reserve_registration(attempt, &address, services.accounts.address_limit)?;
     if seconds > 0 {
-        return Err(throttled("register", seconds, &context.client));
+        let digest = services.user_or_digest(None, email.as_str());
+        return Err(throttled("register", "address", &digest, seconds, &context.client));
     }
     let known = email.clone();
     let password_hash = services.hash_job(attempt, context, move |hasher| {
@@ -69,7 +70,7 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
 
     services.hash_queue.admit(context.client.network())?;
     let (attempt, account) = services.count_attempt("login", &typed, context)?;
-    let user = services.user_or_digest(account.as_ref(), &typed);
+    let user = services.user_or_digest(account.as_ref().map(|account| account.id.as_str()), &typed);
     let refuse = |reason| {
         refused("login", reason, &user, &context.client);
         ApiError::from(Problem::WrongCredentials)
@@ -207,7 +208,9 @@ impl Services {
         })?;
         match reservation {
             Reservation::Counted(account) => Ok((id, account)),
-            Reservation::Refused { seconds } => Err(throttled(name, seconds, &context.client)),
+            Reservation::Refused { seconds, limit, user } => {
+                Err(throttled(name, &limit, &self.user_or_digest(user.as_deref(), typed), seconds, &context.client))
+            }
         }
     }
 
@@ -254,9 +257,9 @@ impl Services {
     }
 
     /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
-    fn user_or_digest(&self, account: Option<&Account>, typed: &str) -> String {
-        match account {
-            Some(account) => format!("user={}", account.id),
+    fn user_or_digest(&self, user: Option<&str>, typed: &str) -> String {
+        match user {
+            Some(user) => format!("user={user}"),
             None => {
                 let digest = self.keys.email_digest(typed);
                 format!("email_digest={}", digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>())
@@ -303,8 +306,8 @@ fn done(name: &str, caller: &Principal, client: &ClientInfo<'_>) -> Result<Respo
     Ok(no_content())
 }
 
-fn throttled(name: &str, seconds: u64, client: &ClientInfo<'_>) -> ApiError {
-    info!("event={name} outcome=throttled retry_after={seconds} {}", traced(client));
+fn throttled(name: &str, limit: &str, user: &str, seconds: u64, client: &ClientInfo<'_>) -> ApiError {
+    info!("event={name} outcome=throttled limit={limit} retry_after={seconds} {user} {}", traced(client));
     Problem::TooManyAttempts.retry_after(seconds)
 }
 

@@ -95,7 +95,9 @@ impl Store<'_> {
              ), old_addresses as (
                  delete from known_addresses where (user_id, address) in (
                      select user_id, address from known_addresses
-                     where last_seen < now() - interval '90 days' and user_id <> $2
+                     where last_seen < now() - interval '90 days'
+                         -- a row cannot change twice in one statement: not the one that was just seen
+                         and (user_id, address) <> ($2, $6)
                      order by last_seen limit 100 for update skip locked
                  )
              )

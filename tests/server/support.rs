@@ -131,6 +131,8 @@ pub enum Cut {
     BeforeTheDatabase,
     /// The database has done it, the server never hears.
     BeforeTheAnswer,
+    /// The database has done it, and nothing passes the gate from then on.
+    SilentBeforeTheAnswer,
 }
 
 #[derive(Default)]
@@ -175,7 +177,7 @@ impl Gate {
         }
     }
 
-    /// The next statement that holds this text ends its connection.
+    /// The next statement that holds this text ends its connection, or silences the gate.
     pub fn cut(&self, statement: &'static str, when: Cut) {
         *self.state.cut.lock().unwrap() = Some((statement, when));
     }
@@ -212,8 +214,10 @@ impl GateState {
             let silent = self.silent.lock().unwrap();
             drop(self.changed.wait_while(silent, |silent| *silent).unwrap());
             let when = self.cuts(&buffer[..length]);
-            if when.is_some() {
-                let _ = from.shutdown(Shutdown::Both);
+            match when {
+                Some(Cut::SilentBeforeTheAnswer) => *self.silent.lock().unwrap() = true,
+                Some(_) => drop(from.shutdown(Shutdown::Both)),
+                None => {}
             }
             if when == Some(Cut::BeforeTheDatabase) {
                 break;
