@@ -225,7 +225,7 @@ fn shapes(f: &Forger, user: &User) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn s_forged_and_odd_access_tokens_are_refused_each_for_its_own_fault() {
+fn forged_and_odd_access_tokens_are_refused_crit_none_and_all() {
     let server = Server::start();
     let (user, other) = (server.user("ada"), server.user("bob"));
     let forger = Forger::of(&user);
@@ -255,7 +255,7 @@ fn the_leeway_for_clocks_is_a_few_seconds() {
 }
 
 #[test]
-fn an_access_token_says_nothing_personal() {
+fn an_access_token_holds_no_personal_data() {
     let server = Server::start();
     let user = server.user("ada");
     let (header, claims) = decode(&user.token);
@@ -265,7 +265,7 @@ fn an_access_token_says_nothing_personal() {
 }
 
 #[test]
-fn the_previous_secret_still_verifies_and_no_longer_signs() {
+fn after_key_rotation_the_previous_secret_only_verifies() {
     let old = strong_secret();
     let server = Server::start_with(&[("JWT_SECRET", &old)]);
     let user = server.user("ada");
