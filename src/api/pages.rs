@@ -9,12 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use log::error;
 use rouille::Response;
 use serde_json::{Value, json};
 
 use super::Services;
 use crate::error::{ApiError, Problem};
 use crate::http::{RequestContext, json};
+use crate::logging::quoted;
 
 /// How long one probe of the database stands for all who ask.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
@@ -35,7 +37,11 @@ impl Readiness {
         match *last {
             Some((when, is_ready)) if when.elapsed() < PROBE_HOLDS => is_ready,
             _ => {
-                let is_ready = services.database.ping().is_ok();
+                let answer = services.database.probe().map_err(ApiError::from);
+                let is_ready = answer.is_ok();
+                if let Some(cause) = answer.err().and_then(|error| error.cause) {
+                    error!("event=readiness outcome=failed cause={}", quoted(&cause));
+                }
                 *last = Some((Instant::now(), is_ready));
                 is_ready
             }

@@ -189,7 +189,7 @@ fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
     for name in applied {
         print(&format!("{name}: applied\n"))?;
     }
-    let refused = |error: postgres::Error| failed(format!("the database refused: {}", database::words(&error)));
+    let refused = |error: postgres::Error| failed(format!("the database refused: {}", database::described(&error)));
     let role = |client: &mut Client| inspect::identity(client).map(|identity| identity.role).map_err(failed);
     let mut server = server.as_ref().map(connected).transpose()?;
     if let Some(server) = &mut server {
@@ -213,7 +213,13 @@ fn purge(environment: &Environment) -> Result<(), CommandError> {
 
 fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
     logging::start(&config::log_filters(environment)?);
-    Ok(OperatorStore::new(&config::database_from_environment(environment)?))
+    Ok(OperatorStore::new(&config::database_from_environment(environment)?, end_of_patience))
+}
+
+/// Ends a command whose statement is not answered.
+fn end_of_patience() {
+    eprintln!("latchkey: the database was silent for 9 s");
+    std::process::exit(1);
 }
 
 /// Before the server serves: it never does on a schema that is known to lack something. A server that does not migrate may
@@ -242,7 +248,7 @@ fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(
     info!("event=migration outcome=applied names={}", quoted(&applied.join(" ")));
     match server_role::set_up(&mut client) {
         Ok(settings) => info!("event=migration outcome=applied settings={}", quoted(&settings.join(", "))),
-        Err(error) => warn!("event=migration outcome=refused cause={}", quoted(&database::words(&error))),
+        Err(error) => warn!("event=migration outcome=refused cause={}", quoted(&database::described(&error))),
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! Statements of the operator's commands: the only ones beside registration, login and refresh that start from no
 //! principal. No handler is given them.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
 use jiff::Timestamp;
 use postgres::Row;
 use postgres::types::Type;
@@ -43,12 +47,17 @@ pub enum UserAction {
 /// The statements of the operator's commands. Each method asks the database.
 pub struct OperatorStore {
     database: DatabasePool,
+    on_silence: fn(),
 }
 
+/// For one statement of a command, a connection included.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(9);
+
 impl OperatorStore {
-    /// A store that connects when it is first asked.
-    pub fn new(database: &DatabaseConfig) -> OperatorStore {
-        OperatorStore { database: DatabasePool::new(database) }
+    /// A store that connects when it is first asked. Where a statement takes over 9 s, `on_silence` is called on another
+    /// thread and is to end the process: nothing can interrupt the driver.
+    pub fn new(database: &DatabaseConfig, on_silence: fn()) -> OperatorStore {
+        OperatorStore { database: DatabasePool::new(database), on_silence }
     }
 
     /// The user that was made, as [`Store::create_user`].
@@ -56,7 +65,7 @@ impl OperatorStore {
     /// # Errors
     /// As there.
     pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
-        Store::new(&self.database, &TimeBudget::of_command()).create_user(user)
+        self.watched(|store| store.create_user(user))
     }
 
     /// All users by id, which for local ones is the time of their making, a page of 500 after the id that came last.
@@ -179,11 +188,26 @@ impl OperatorStore {
     }
 
     fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        Store::new(&self.database, &TimeBudget::of_command()).repeatable(sql, parameters)
+        self.watched(|store| store.repeatable(sql, parameters))
     }
 
     fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        Store::new(&self.database, &TimeBudget::of_command()).once(sql, parameters)
+        self.watched(|store| store.once(sql, parameters))
+    }
+
+    fn watched<T>(&self, run: impl FnOnce(&Store<'_>) -> T) -> T {
+        let (done, waiting) = mpsc::channel::<()>();
+        let on_silence = self.on_silence;
+        let watch = move || {
+            if waiting.recv_timeout(STATEMENT_LIMIT) == Err(RecvTimeoutError::Timeout) {
+                on_silence();
+            }
+        };
+        // Without a thread there is no limit.
+        let _ = thread::Builder::new().spawn(watch);
+        let outcome = run(&Store::new(&self.database, &TimeBudget::of_command()));
+        drop(done);
+        outcome
     }
 }
 

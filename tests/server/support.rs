@@ -231,6 +231,13 @@ impl GateState {
     }
 }
 
+/// How many connections of a server there are to this database.
+pub fn server_connections(sql: &mut Client) -> i64 {
+    let count = "select count(*) from pg_stat_activity \
+                 where application_name = 'latchkey' and datname = current_database()";
+    sql.query_one(count, &[]).expect("pg_stat_activity").get(0)
+}
+
 // ----------------------------------------------------------------------------------------------------- program
 
 /// The program's whole environment, by variable.
@@ -396,6 +403,11 @@ impl Server {
     /// A client of the server's database.
     pub fn sql(&self) -> Client {
         self.database.sql()
+    }
+
+    /// How many connections the server has to its database.
+    pub fn database_connections(&self) -> i64 {
+        server_connections(&mut self.sql())
     }
 
     /// The log so far.
