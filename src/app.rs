@@ -53,6 +53,8 @@ const ROUTES: &[(&str, &str, Access)] = &[
     ("GET",    "/readyz",                            Public(pages::readyz)),
     ("GET",    "/",                                  Public(pages::file)),
     ("GET",    "/page.css",                          Public(pages::part)),
+    ("GET",    "/docs.css",                          Public(pages::part)),
+    ("GET",    "/docs.js",                           Public(pages::part)),
     ("GET",    "/page.js",                           Public(pages::part)),
     ("GET",    "/flow.js",                           Public(pages::part)),
     ("GET",    "/api.js",                            Public(pages::file)),

@@ -2,6 +2,7 @@
 //! parameter, and only the check of that name makes one: to forget the check does not compile.
 
 pub mod auth;
+mod docs;
 pub mod pages;
 pub mod tasks;
 

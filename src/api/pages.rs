@@ -4,16 +4,15 @@
 //! Source: RFC 9110 section 13.1.2 (If-None-Match), Content Security Policy Level 3.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use log::error;
 use rouille::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Services;
+use super::{Services, docs};
 use crate::error::{ApiError, Problem};
 use crate::http::{RequestContext, json};
 use crate::logging::quoted;
@@ -73,6 +72,8 @@ const OPENAPI: &str = include_str!("../web/openapi.json");
 const FILES: &[(&str, &str, &str)] = &[
     ("/",         HTML,       include_str!("../web/index.html")),
     ("/page.css", CSS,        include_str!("../web/page.css")),
+    ("/docs.css", CSS,        include_str!("../web/docs.css")),
+    ("/docs.js",  JAVASCRIPT, include_str!("../web/docs.js")),
     ("/page.js",  JAVASCRIPT, include_str!("../web/page.js")),
     ("/flow.js",  JAVASCRIPT, include_str!("../web/flow.js")),
     ("/api.js",   JAVASCRIPT, include_str!("../web/api.js")),
@@ -93,7 +94,7 @@ impl Pages {
     /// The files of the program, and the reference of the API.
     pub fn embedded() -> Pages {
         let files = FILES.iter().map(|(path, media_type, text)| (*path, *media_type, Cow::Borrowed(*text)));
-        let pages = files.chain([("/docs", HTML, Cow::Owned(reference()))]);
+        let pages = files.chain([("/docs", HTML, Cow::Owned(docs::reference(OPENAPI)))]);
         Pages(pages.map(|(path, media_type, text)| Page { path, media_type, etag: etag(&text), text }).collect())
     }
 }
@@ -129,41 +130,4 @@ pub fn part(services: &Services, context: &RequestContext<'_>) -> Result<Respons
 /// `GET /openapi.json` → the description of every operation, OpenAPI 3.1.
 pub fn openapi(_: &Services, _: &RequestContext<'_>) -> Result<Response, ApiError> {
     Ok(Response::from_data("application/json", OPENAPI))
-}
-
-/// The text of `/docs`: the API at a glance, and for each problem what it means and what to do.
-fn reference() -> String {
-    let described: Value = serde_json::from_str(OPENAPI).unwrap_or_default();
-    let mut paths = String::new();
-    for (path, item) in described.get("paths").and_then(Value::as_object).into_iter().flatten() {
-        for (method, operation) in item.as_object().into_iter().flatten() {
-            let Some(summary) = operation.get("summary").and_then(Value::as_str) else { continue };
-            let _ = writeln!(
-                paths,
-                "<tr><td><code>{}</code></td><td><code>{path}</code></td><td>{}</td></tr>",
-                method.to_uppercase(),
-                escaped(summary)
-            );
-        }
-    }
-    let mut problems = String::new();
-    for problem in Problem::ALL {
-        let spec = problem.spec();
-        let _ = writeln!(
-            problems,
-            "<section class=\"problem\" id=\"{0}\">\n<h3><a href=\"#{0}\"><code>{1}</code> {2}</a></h3>\n\
-             <p class=\"says\">{3}</p>\n<p>{4}</p>\n<p class=\"type\"><code>/docs#{0}</code></p>\n</section>",
-            spec.slug,
-            spec.status,
-            escaped(spec.title),
-            escaped(spec.detail),
-            escaped(spec.advice),
-        );
-    }
-    let page = include_str!("../web/docs.html").replace("<!-- paths -->\n", &paths);
-    page.replace("<!-- problems -->\n", &problems)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
