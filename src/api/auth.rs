@@ -1,7 +1,7 @@
 //! Accounts and sessions: register, log in, refresh, log out, change the password, delete the account.
 //!
-//! Each handler reads, validates, decides, stores and replies, in this order; and each hash follows this one: a permit in
-//! the queue, then the count, then the hash, then one statement that acts only if nothing has changed meanwhile.
+//! Each handler reads, validates, decides, stores and replies, in this order. Where a password is hashed, the order is:
+//! room in the hash queue, the count, the hash, then one statement that acts only if nothing was revoked meanwhile.
 //! Source: OWASP ASVS 5.0 V6 (authentication), V7 (sessions).
 
 use log::info;
@@ -12,6 +12,7 @@ use super::{Caller, LocalUser, Services};
 use crate::credentials::{Email, Password, PasswordHasher};
 use crate::error::{ApiError, Problem};
 use crate::http::{Body, ClientInfo, RequestContext, json, no_content, without_nul};
+use crate::logging::hex;
 use crate::store::{Account, LoginAttempt, NewSession, NewUser, Reservation, Rotation, session_over};
 use crate::token::{Keys, Principal, RefreshClaim};
 
@@ -127,7 +128,7 @@ pub fn refresh(services: &Services, context: &RequestContext<'_>) -> Result<Resp
     }
 }
 
-/// `POST /auth/logout` → 204: the caller's session is over.
+/// `POST /auth/logout` → 204: the principal's session is over.
 pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     if !services.store(context).revoke_session(user.principal())? {
         return Err(session_over());
@@ -135,7 +136,7 @@ pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_
     done("logout", user.principal(), &context.client)
 }
 
-/// `POST /auth/logout-all` → 204: all sessions of the caller are over.
+/// `POST /auth/logout-all` → 204: all sessions of the principal are over.
 pub fn logout_all(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     if !services.store(context).revoke_all_sessions(user.principal())? {
         return Err(session_over());
@@ -173,7 +174,7 @@ pub fn change_password(
     done("password_change", user.principal(), &context.client)
 }
 
-/// `POST /auth/delete` → 204: the caller, the tasks and the sessions are gone.
+/// `POST /auth/delete` → 204: the user, the tasks and the sessions are gone.
 pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(context.request)?;
     let password = body.text("password", Password::presented);
@@ -230,24 +231,24 @@ impl Services {
         outcome?
     }
 
-    /// Asks a caller for the password once more: a guess like any other, under the same count. `work` takes the account
-    /// and its e-mail. Gives the attempt, the user's epoch when the password was verified, and what `work` gives.
+    /// Asks a principal for the password again: a guess like any other, under the same count. `work` takes the account and
+    /// its e-mail. Gives the attempt, the epoch when the password was verified, and what `work` gives.
     fn confirm<T: Send + 'static>(
         &self,
         name: &str,
-        caller: &Principal,
+        principal: &Principal,
         context: &RequestContext<'_>,
         work: impl FnOnce(&PasswordHasher, &Account, &str) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<(Uuid, i32, T), ApiError> {
         self.hash_queue.admit(context.client.network())?;
-        let email = self.store(context).user_email(caller)?.ok_or_else(session_over)?;
+        let email = self.store(context).user_email(principal)?.ok_or_else(session_over)?;
         let (attempt, account) = self.count_attempt(name, &email, context)?;
         let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
         let epoch = account.session_epoch;
         let outcome = self.hash_job(attempt, context, move |hasher| work(hasher, &account, &email));
         match outcome.as_ref().map_err(|error| error.problem) {
             Err(Problem::WrongPassword) => {
-                refused(name, "wrong_password", &format!("user={}", caller.subject()), &context.client);
+                refused(name, "wrong_password", &format!("user={}", principal.subject()), &context.client);
             }
             // The new password is weak, and the current one was not looked at: no guess.
             Err(Problem::Validation) => self.store(context).give_back(attempt)?,
@@ -256,20 +257,17 @@ impl Services {
         Ok((attempt, epoch, outcome?))
     }
 
-    /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
+    /// For the log: the user, or 6 bytes of a keyed digest of what was typed, since people type passwords there too.
     fn user_or_digest(&self, user: Option<&str>, typed: &str) -> String {
         match user {
             Some(user) => format!("user={user}"),
-            None => {
-                let digest = self.keys.email_digest(typed);
-                format!("email_digest={}", digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>())
-            }
+            None => format!("email_digest={}", hex(self.keys.email_digest(typed).get(..6).unwrap_or_default())),
         }
     }
 
     /// The password was changed by another request of the same session, or the session is over.
-    fn why_nothing_happened(&self, caller: &Principal, context: &RequestContext<'_>) -> ApiError {
-        match self.store(context).user_email(caller) {
+    fn why_nothing_happened(&self, principal: &Principal, context: &RequestContext<'_>) -> ApiError {
+        match self.store(context).user_email(principal) {
             Ok(Some(_)) => Problem::WrongPassword.into(),
             Ok(None) => session_over(),
             Err(error) => error,
@@ -301,8 +299,8 @@ fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) ->
     json(200, &reply)
 }
 
-fn done(name: &str, caller: &Principal, client: &ClientInfo<'_>) -> Result<Response, ApiError> {
-    info!("event={name} outcome=ok user={} {}", caller.subject(), traced(client));
+fn done(name: &str, principal: &Principal, client: &ClientInfo<'_>) -> Result<Response, ApiError> {
+    info!("event={name} outcome=ok user={} {}", principal.subject(), traced(client));
     Ok(no_content())
 }
 

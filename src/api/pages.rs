@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{Services, docs};
 use crate::error::{ApiError, Problem};
 use crate::http::{RequestContext, json};
-use crate::logging::quoted;
+use crate::logging::{hex, quoted};
 
 /// How long one probe of the database stands for all who ask.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
@@ -101,9 +101,7 @@ impl Pages {
 
 /// A strong validator (RFC 9110 section 8.8.3).
 fn etag(text: &str) -> String {
-    let hash = digest(&SHA256, text.as_bytes());
-    let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hash}\"")
+    format!("\"{}\"", hex(digest(&SHA256, text.as_bytes()).as_ref().get(..16).unwrap_or_default()))
 }
 
 /// `GET` of the page, the reference, the JavaScript client → 200, or 304 where the client holds it already.

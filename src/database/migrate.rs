@@ -9,6 +9,7 @@ use postgres::types::Type;
 use postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use super::described;
+use crate::logging::hex;
 
 /// Name and text, in the order in which they are applied.
 pub(super) const MIGRATIONS: &[(&str, &str)] = &[
@@ -151,5 +152,5 @@ fn missing(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'stati
 
 /// SHA-256 in hexadecimal.
 fn checksum(sql: &str) -> String {
-    digest::digest(&digest::SHA256, sql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, sql.as_bytes()).as_ref())
 }

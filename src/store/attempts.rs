@@ -8,7 +8,7 @@ use crate::error::ApiError;
 
 /// A login attempt to be counted.
 pub struct LoginAttempt<'a> {
-    /// Made by the server, so that counting can be repeated and taken back.
+    /// Made by the server, so that counting it can be repeated, and undone.
     pub id: Uuid,
     /// The account; `None` for a malformed e-mail.
     pub email: Option<&'a str>,

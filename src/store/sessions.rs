@@ -17,7 +17,7 @@ pub struct NewSession<'a> {
     pub verified_epoch: i32,
     /// A new hash of the same password, where the cost of the stored one is not the configured one.
     pub rehashed: Option<&'a str>,
-    /// The attempt to take back.
+    /// The attempt to give back.
     pub attempt: Uuid,
     /// From where: known from now on.
     pub address: &'a str,

@@ -76,7 +76,7 @@ impl Store<'_> {
         Ok(rows.first().map(|row| row.try_get("email")).transpose()?)
     }
 
-    /// Stores the new hash, ends every other session and takes the attempt back; false if meanwhile the session ended
+    /// Stores the new hash, ends every other session and gives the attempt back; false if meanwhile the session ended
     /// or the password is no longer the verified one. Both raise the epoch, which must be the same in the session, in the
     /// user, and when the password was verified.
     ///
@@ -114,7 +114,7 @@ impl Store<'_> {
         Ok(!rows.is_empty())
     }
 
-    /// Deletes the user with all tasks and sessions, and takes the attempt back; false if meanwhile the session ended
+    /// Deletes the user with all tasks and sessions, and gives the attempt back; false if meanwhile the session ended
     /// or the password is no longer the verified one, as in [`Store::change_password`].
     ///
     /// # Errors
