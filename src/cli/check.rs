@@ -29,10 +29,12 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// The lines cannot be written.
 pub fn run(database: &DatabaseConfig, better_auth: Option<&External>, out: &mut impl Write) -> io::Result<bool> {
     let mut report = Report { out, holds: true };
-    match better_auth.map(External::check) {
-        Some(Ok(lines)) => lines.iter().try_for_each(|line| report.ok("Better Auth", line))?,
-        Some(Err(why)) => report.failed("Better Auth", &why)?,
-        None => {}
+    if let Some(better_auth) = better_auth {
+        report.ok("Better Auth", &better_auth.summary())?;
+        match better_auth.check() {
+            Ok(lines) => lines.iter().try_for_each(|line| report.ok("Better Auth", line))?,
+            Err(why) => report.failed("Better Auth", &why)?,
+        }
     }
     for (position, host) in hosts(database).iter().enumerate() {
         reach(database, host, port(database, position), &mut report)?;

@@ -137,7 +137,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
         database: DatabasePool::new(&config.database),
         hash_queue,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
-        better_auth: config.better_auth.as_ref().map(External::new),
+        better_auth: config.better_auth.as_ref().map(start_better_auth),
         accounts: config.accounts,
         passwords: config.passwords,
         readiness: Readiness::default(),
@@ -176,6 +176,15 @@ fn log_start(config: &Config, address: SocketAddr) {
     if config.is_test {
         warn!("event=start reason=\"LATCHKEY_ENV=test: weak password hashes are allowed\"");
     }
+}
+
+fn start_better_auth(settings: &config::BetterAuth) -> External {
+    let external = External::new(settings);
+    info!("event=better_auth {}", external.summary());
+    if settings.is_insecure {
+        warn!("event=better_auth reason=\"BETTER_AUTH_INSECURE_HTTP=yes: the network can forge tokens\"");
+    }
+    external
 }
 
 fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
