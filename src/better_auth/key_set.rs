@@ -141,15 +141,16 @@ impl KeySet {
 
     /// One fetch past the cache, described for the operator.
     pub(super) fn check(&self) -> Result<Vec<String>, String> {
-        let listing = (self.fetch)(&self.url).map_err(|reason| format!("{}: {reason}", self.url))?;
-        let keys = listing.keys.iter().map(|(kid, key)| format!("{}: {:?} {}", self.url, key.algorithm, quoted(kid)));
-        let refused = listing.refused.iter().map(|reason| format!("{}: not a usable key: {reason}", self.url));
-        let mut lines: Vec<String> = keys.chain(refused).collect();
+        let listing = (self.fetch)(&self.url)?;
+        let keys = listing.keys.iter().map(|(kid, key)| format!("key {:?} {}", key.algorithm, quoted(kid)));
+        let mut lines: Vec<String> =
+            keys.chain(listing.refused.iter().map(|why| format!("no usable key: {why}"))).collect();
         lines.sort();
-        match listing.keys.is_empty() {
-            true => Err(format!("{}: no usable key\n{}", self.url, lines.join("\n"))),
-            false => Ok(lines),
+        if listing.keys.is_empty() {
+            lines.insert(0, "the key set has no usable key".to_owned());
+            return Err(lines.join("; "));
         }
+        Ok(lines)
     }
 
     /// A failed fetch leaves the kept set as it is.
