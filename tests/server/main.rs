@@ -29,6 +29,7 @@ mod operations;
 mod peers;
 mod proxies;
 mod sessions;
+mod statements;
 mod support;
 mod tasks;
 mod throttle;

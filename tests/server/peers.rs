@@ -365,12 +365,17 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     pub fn start() -> Self {
+        Self::start_with(5)
+    }
+
+    /// With so many connections to each database.
+    pub fn start_with(connections: usize) -> Self {
         let directory = directory("pb");
         let cluster = cluster_socket();
         let port = cluster.extension().unwrap().to_str().unwrap().to_owned();
         let settings = format!(
             "[databases]\n* = host={} port={port} user=postgres\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\n\
-             unix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\n\
+             unix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {connections}\n\
              max_client_conn = 500\nlogfile = {}/log\n",
             cluster.parent().unwrap().display(),
             directory.display(),

@@ -67,8 +67,13 @@ pub struct Database {
 
 impl Database {
     pub fn create() -> Arc<Self> {
+        Self::encoded("UTF8")
+    }
+
+    /// In this encoding of PostgreSQL's.
+    pub fn encoded(encoding: &str) -> Arc<Self> {
         let name = format!("latchkey_test_{}", Uuid::now_v7().simple());
-        administer(&format!("create database {name} template template0"));
+        administer(&format!("create database {name} template template0 encoding '{encoding}' locale 'C'"));
         Arc::new(Self { name })
     }
 
