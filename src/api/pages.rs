@@ -70,14 +70,19 @@ const OPENAPI: &str = include_str!("../web/openapi.json");
 /// The files of the program: path, media type, text. The client's types are plain text, so that a browser shows them.
 #[rustfmt::skip]
 const FILES: &[(&str, &str, &str)] = &[
-    ("/",         HTML,       include_str!("../web/index.html")),
-    ("/page.css", CSS,        include_str!("../web/page.css")),
-    ("/docs.css", CSS,        include_str!("../web/docs.css")),
-    ("/docs.js",  JAVASCRIPT, include_str!("../web/docs.js")),
-    ("/page.js",  JAVASCRIPT, include_str!("../web/page.js")),
-    ("/flow.js",  JAVASCRIPT, include_str!("../web/flow.js")),
-    ("/api.js",   JAVASCRIPT, include_str!("../web/api.js")),
-    ("/api.d.ts", PLAIN_TEXT, include_str!("../web/api.d.ts")),
+    ("/",               HTML,       include_str!("../web/index.html")),
+    ("/page.css",       CSS,        include_str!("../web/page.css")),
+    ("/docs.css",       CSS,        include_str!("../web/docs.css")),
+    ("/docs.js",        JAVASCRIPT, include_str!("../web/docs.js")),
+    ("/theme.js",       JAVASCRIPT, include_str!("../web/theme.js")),
+    ("/page.js",        JAVASCRIPT, include_str!("../web/page.js")),
+    ("/tasks.js",       JAVASCRIPT, include_str!("../web/tasks.js")),
+    ("/flow.js",        JAVASCRIPT, include_str!("../web/flow.js")),
+    ("/experiments.js", JAVASCRIPT, include_str!("../web/experiments.js")),
+    ("/token.js",       JAVASCRIPT, include_str!("../web/token.js")),
+    ("/shell.js",       JAVASCRIPT, include_str!("../web/shell.js")),
+    ("/api.js",         JAVASCRIPT, include_str!("../web/api.js")),
+    ("/api.d.ts",       PLAIN_TEXT, include_str!("../web/api.d.ts")),
 ];
 
 /// What browsers get, prepared once at start: a request for it costs no more than copying it.

@@ -17,6 +17,11 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("/docs.js", "text/javascript; charset=utf-8"),
     ("/page.js", "text/javascript; charset=utf-8"),
     ("/flow.js", "text/javascript; charset=utf-8"),
+    ("/theme.js", "text/javascript; charset=utf-8"),
+    ("/tasks.js", "text/javascript; charset=utf-8"),
+    ("/token.js", "text/javascript; charset=utf-8"),
+    ("/shell.js", "text/javascript; charset=utf-8"),
+    ("/experiments.js", "text/javascript; charset=utf-8"),
     ("/api.js", "text/javascript; charset=utf-8"),
     ("/api.d.ts", "text/plain; charset=utf-8"),
 ];
