@@ -27,8 +27,11 @@ struct Operation<'a> {
 pub fn reference(openapi: &str) -> String {
     let document: Value = serde_json::from_str(openapi).unwrap_or_default();
     let mut operations = operations(&document);
-    // The parser sorts members by name; the description has the order in which one needs them.
-    operations.sort_by_key(|operation| openapi.find(&format!("\"{}\"", text(operation.value, "operationId"))));
+    // The parser sorts by name; the description has the order in which one needs the operations.
+    operations.sort_by_key(|operation| {
+        let method = ["get", "post", "put", "patch", "delete"].iter().position(|method| *method == operation.method);
+        (openapi.find(&format!("\"{}\": {{", operation.path)), method)
+    });
     let (mut navigation, mut groups) = (String::new(), String::new());
     for tag in list(&document, "tags") {
         let (name, about) = (text(tag, "name"), marked_up(text(tag, "description")));
@@ -84,8 +87,8 @@ fn section(document: &Value, operation: &Operation<'_>, all: &[Operation<'_>]) -
     let line = value.pointer("/x-codeSamples/0/source").and_then(Value::as_str).unwrap_or_default();
     let status = responses(value).map(|(status, _)| status.as_str()).next().unwrap_or_default();
     format!(
-        "<section class=\"operation\" id=\"{id}\" aria-labelledby=\"{id}-title\">\n\
-         <h3 id=\"{id}-title\"><a href=\"#{id}\">{summary}</a></h3>\n\
+        "<section class=\"operation\" id=\"{id}\">\n\
+         <h3><a href=\"#{id}\">{summary}</a></h3>\n\
          <p class=\"route\">{method} <code>{path}</code> <span class=\"access\">{access}</span></p>\n\
          <p>{description}</p>\n{parameters}{body}\
          <pre class=\"line\" data-status=\"{status}\" tabindex=\"0\" aria-label=\"curl: {summary}\"><code>{line}</code></pre>\n\
@@ -116,8 +119,8 @@ fn access(kind: &str) -> &'static str {
 fn parameters(document: &Value, operation: &Operation<'_>) -> String {
     let row = |parameter: &&Value| {
         let schema = parameter.get("schema").unwrap_or(&Value::Null);
-        let place = format!("in the {}", text(parameter, "in"));
-        row(text(parameter, "name"), &place, &[text(parameter, "description"), &limits(document, schema)])
+        let note = format!("{}, {}", text(parameter, "in"), kind(document, schema));
+        row(text(parameter, "name"), &note, &[text(parameter, "description"), &limits(schema)])
     };
     table("Parameters", &operation.parameters.iter().map(row).collect::<String>())
 }
@@ -173,12 +176,17 @@ fn shape_of(response: &Value) -> String {
     shape.map(|(_, title)| format!(" <a href=\"#{name}\">{title}</a>")).unwrap_or_default()
 }
 
+/// The headers that this answer has besides the general ones: what each means, or for a problem its name alone.
 fn headers(document: &Value, response: &Value) -> String {
     let own = response.get("headers").and_then(Value::as_object).into_iter().flatten();
     let own = own.filter(|(name, _)| !GENERAL_HEADERS.contains(&name.as_str()));
-    own.map(|(name, header)| {
-        let about = marked_up(text(resolved(document, header), "description"));
-        format!("<p class=\"hint\"><code>{name}</code> {about}</p>\n")
+    let is_problem = !problems_of(response).is_empty();
+    own.map(|(name, header)| match is_problem {
+        true => format!(" <code>{name}</code>"),
+        false => {
+            let about = marked_up(text(resolved(document, header), "description"));
+            format!("<p class=\"hint\"><code>{name}</code> {about}</p>\n")
+        }
     })
     .collect()
 }
@@ -194,10 +202,10 @@ fn problem_section(problem: Problem, all: &[Operation<'_>], document: &Value) ->
         false => all.iter().filter(gives).map(link_back).collect(),
     };
     format!(
-        "<section class=\"problem\" id=\"{slug}\" aria-labelledby=\"{slug}-title\">\n\
-         <h3 id=\"{slug}-title\"><a href=\"#{slug}\"><code>{status}</code> {title}</a></h3>\n\
+        "<section class=\"problem\" id=\"{slug}\">\n\
+         <h3><a href=\"#{slug}\"><code>{status}</code> {title}</a></h3>\n\
          <p class=\"says\">{detail}</p>\n<p>{advice}</p>\n\
-         <p class=\"hint\"><code>/docs#{slug}</code> answers{from}</p>\n</section>\n",
+         <p class=\"hint\"><code>/docs#{slug}</code> can answer{from}</p>\n</section>\n",
         slug = spec.slug,
         status = spec.status,
         title = escaped(spec.title),
@@ -238,10 +246,10 @@ fn responses(operation: &Value) -> impl Iterator<Item = (&String, &Value)> {
 /// A row for each member of an object.
 fn members(document: &Value, schema: &Value) -> String {
     let row_of = |name: &str| {
-        let presence = if list(schema, "required").any(|other| other == name) { "" } else { "optional" };
+        let presence = if list(schema, "required").any(|other| other == name) { "" } else { ", optional" };
         let member = schema.get("properties").and_then(|properties| properties.get(name)).unwrap_or(&Value::Null);
         let member = resolved(document, member);
-        row(name, presence, &[text(member, "description"), &limits(document, member)])
+        row(name, &(kind(document, member) + presence), &[text(member, "description"), &limits(member)])
     };
     names(schema).map(row_of).collect()
 }
@@ -253,14 +261,22 @@ fn names(schema: &Value) -> impl Iterator<Item = &str> {
     required().chain(all.filter(move |name| !required().any(|other| other == *name)))
 }
 
-/// What a schema says by its type, where no sentence does.
-fn limits(document: &Value, schema: &Value) -> String {
+/// The type of a value in words.
+fn kind(document: &Value, schema: &Value) -> String {
     let schema = resolved(document, schema);
-    let number = |member| schema.get(member).map(ToString::to_string);
-    match (text(schema, "type"), number("minimum"), number("maximum")) {
-        ("boolean", ..) => "true or false".to_owned(),
-        ("integer", Some(minimum), Some(maximum)) => format!("{minimum} to {maximum}"),
-        ("string", ..) => schema.get("const").and_then(Value::as_str).unwrap_or_default().to_owned(),
+    let types: Vec<String> = match schema.get("type") {
+        Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(_) => vec![text(schema, "type").to_owned()],
+        None => list(schema, "anyOf").map(|schema| kind(document, schema)).collect(),
+    };
+    types.join(" or ")
+}
+
+/// The least and greatest number, or the one value.
+fn limits(schema: &Value) -> String {
+    match (schema.get("minimum"), schema.get("maximum"), schema.get("const")) {
+        (Some(minimum), Some(maximum), _) => format!("{minimum} to {maximum}"),
+        (.., Some(Value::String(only))) => format!("`{only}`"),
         _ => String::new(),
     }
 }
