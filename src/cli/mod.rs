@@ -3,6 +3,7 @@
 
 mod arguments;
 mod check;
+mod rehearsal;
 mod terminal;
 mod users;
 
@@ -23,16 +24,20 @@ use crate::api::Services;
 use crate::api::pages::{Pages, Readiness};
 use crate::app::App;
 use crate::better_auth::External;
-use crate::config::{self, AccountPolicy, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy};
+use crate::config::{
+    self, AccountPolicy, BetterAuth, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy,
+};
 use crate::credentials::hash_queue::HashQueue;
 use crate::database::migrate::{self, MigrationError};
-use crate::database::{self, DatabasePool, inspect, server_role};
+use crate::database::{self, DatabasePool, SingleConnection, inspect, server_role};
+use crate::error::ApiError;
 use crate::http::TrustedProxies;
 use crate::logging::{self, quoted};
 use crate::server::{Listener, Settings, Stopper};
 use crate::store::OperatorStore;
 use crate::token::Keys;
 
+const PURGE_BATCH_ROWS: i64 = 10_000;
 /// The first line of every help.
 const ABOUT: &str = "latchkey: accounts, bearer tokens and each user's own tasks\n";
 /// The last lines of every help.
@@ -216,18 +221,34 @@ fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
 }
 
 fn purge(environment: &Environment) -> Result<(), CommandError> {
-    let (sessions, attempts) = store(environment)?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
-    print(&format!("{sessions} sessions, {attempts} attempts\n"))
+    let store = store(environment)?;
+    let sessions = in_batches(|limit| store.purge_sessions(limit))?;
+    let attempts = in_batches(|limit| store.purge_attempts(limit))?;
+    let addresses = in_batches(|limit| store.purge_addresses(limit))?;
+    print(&format!("deleted {sessions} sessions, {attempts} attempts, {addresses} addresses\n"))
+}
+
+/// Each batch is a statement of its own, well under the role's time limit.
+fn in_batches(purge: impl Fn(i64) -> Result<i64, ApiError>) -> Result<i64, CommandError> {
+    let mut all = 0;
+    loop {
+        let count = purge(PURGE_BATCH_ROWS).map_err(users::described)?;
+        all += count;
+        if count < PURGE_BATCH_ROWS {
+            return Ok(all);
+        }
+    }
 }
 
 fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
     logging::start(&config::log_filters(environment)?);
-    Ok(OperatorStore::new(&config::database_from_environment(environment)?, end_of_patience))
+    let client = connected(&config::database_from_environment(environment)?)?;
+    Ok(OperatorStore::new(SingleConnection::new(client, end_of_patience)))
 }
 
 /// Ends a command whose statement is not answered.
 fn end_of_patience() {
-    eprintln!("latchkey: the database was silent for 9 s");
+    let _ = writeln!(io::stderr(), "latchkey: the database was silent for 9 s");
     std::process::exit(1);
 }
 
@@ -272,10 +293,10 @@ fn no_connection(causes: &str) -> CommandError {
 
 fn check_database(environment: &Environment) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
-    let better_auth = config::BetterAuth::from_environment(environment, &[])?.map(|settings| External::new(&settings));
+    let better_auth = BetterAuth::from_environment(environment, &[])?.map(|settings| External::new(&settings));
     match check::run(&config::database_from_environment(environment)?, better_auth.as_ref(), &mut io::stdout())? {
-        true => Ok(()),
-        false => Err(failed("the check failed".into())),
+        0 => Ok(()),
+        failed_lines => Err(failed(format!("the check failed: {failed_lines} lines say FAIL"))),
     }
 }
 

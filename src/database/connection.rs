@@ -331,10 +331,16 @@ enum ConnectError {
 /// A connection outside the pool, for commands.
 ///
 /// # Errors
-/// The whole chain of causes, after [`CONNECT_LIMIT`] at the latest.
+/// The whole chain of causes, after [`CONNECT_LIMIT`] at the latest; and what to do about an authority that is not known.
 pub fn connect(database: &DatabaseConfig) -> Result<Client, String> {
     match connect_within_limit(database, false, None) {
         Ok((client, _)) => Ok(client),
+        // How rustls names a certificate of a provider's own authority, and one that signs itself.
+        Err(ConnectError::Silent(causes) | ConnectError::Failed(causes))
+            if causes.contains("UnknownIssuer") || causes.contains("CaUsedAsEndEntity") =>
+        {
+            Err(format!("{causes}: name the PEM file of its authority by sslrootcert in the connection string"))
+        }
         Err(ConnectError::Silent(causes) | ConnectError::Failed(causes)) => Err(causes),
     }
 }

@@ -7,7 +7,9 @@ pub mod migrate;
 mod pool;
 mod queue;
 pub mod server_role;
+mod single;
 
 pub use connection::{Parameter, connect};
 pub use error::{DatabaseError, described};
 pub use pool::{DatabasePool, Statement, TimeBudget};
+pub use single::{Executor, SingleConnection};

@@ -15,7 +15,7 @@ use postgres::types::Type;
 use serde::Serializer;
 use uuid::Uuid;
 
-use crate::database::{DatabaseError, DatabasePool, Parameter, Statement, TimeBudget};
+use crate::database::{DatabaseError, Executor, Parameter, Statement, TimeBudget};
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
@@ -27,13 +27,13 @@ pub use users::{NewUser, User};
 
 /// The statements of one request. Each method asks the database.
 pub struct Store<'a> {
-    database: &'a DatabasePool,
+    database: &'a dyn Executor,
     budget: &'a TimeBudget<'a>,
 }
 
 impl<'a> Store<'a> {
     /// The statements of the request with this budget.
-    pub fn new(database: &'a DatabasePool, budget: &'a TimeBudget<'a>) -> Store<'a> {
+    pub fn new(database: &'a dyn Executor, budget: &'a TimeBudget<'a>) -> Store<'a> {
         Store { database, budget }
     }
 

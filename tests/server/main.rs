@@ -10,6 +10,7 @@
 
 mod abuse;
 mod accounts;
+mod check;
 mod commands;
 mod configuration;
 mod connection_strings;

@@ -39,9 +39,8 @@ fn tls_with_the_right_name_and_authority_binds_the_channel_and_serves() {
     assert_eq!(run(&["migrate"], &far(&url)).code, Some(0));
     let checked = check(&url);
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    for line in ["ok    TLS: TLSv1.3, TLS13_", "certificate of db.latchkey.test verified", ", with channel binding"] {
-        assert!(checked.stdout.contains(line), "{line}: {}", checked.stdout);
-    }
+    let line = "ok    TLS: name and certificate of the server verified, with channel binding";
+    assert!(checked.stdout.contains(line), "{}", checked.stdout);
     let local =
         ada(server, "localhost", &format!("sslmode=verify-full&channel_binding=require&sslrootcert={authority}"));
     let instance = Server::on(&Database::create(), &local, &[]);
@@ -79,15 +78,23 @@ fn a_wrong_name_an_unknown_authority_and_plain_text_are_refused() {
         (ada(server, "127.0.0.1", &format!("sslmode=require&{right}")), "not valid for name"),
         (ada(server, "wrong.latchkey.test", &format!("hostaddr=127.0.0.1&{right}")), "not valid for name"),
         (ada(server, "localhost", &format!("sslmode=verify-ca&{other}")), "invalid peer certificate"),
-        (ada(server, "localhost", "sslmode=require"), "UnknownIssuer"),
-        (ada(server, "db.latchkey.test", "hostaddr=127.0.0.1&sslrootcert=system"), "UnknownIssuer"),
-        (format!("postgres://ada:quokka@localhost:{}/ada?sslmode=require", plain.port()), "plain text"),
+        (
+            ada(server, "localhost", "sslmode=require"),
+            "UnknownIssuer: name the PEM file of its authority by sslrootcert",
+        ),
+        (
+            ada(server, "db.latchkey.test", "hostaddr=127.0.0.1&sslrootcert=system"),
+            "UnknownIssuer: name the PEM file of its authority by sslrootcert",
+        ),
+        (
+            format!("postgres://ada:quokka@localhost:{}/ada?sslmode=require", plain.port()),
+            "server does not support TLS",
+        ),
     ] {
         let checked = check(&url);
         assert_eq!(checked.code, Some(1), "{url}: {checked:?}");
         let line = checked.stdout.lines().find(|line| line.starts_with("FAIL  TLS: ")).unwrap_or_default();
         assert!(line.contains(reason), "{url}: {checked:?}");
-        // The driver, which `check` does not ask for this line, must refuse as well.
         let migrated = run(&["migrate"], &far(&url));
         assert_eq!(migrated.code, Some(1), "{url}: {migrated:?}");
         assert!(migrated.stderr.to_lowercase().contains("tls"), "{url}: {migrated:?}");
