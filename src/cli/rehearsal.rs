@@ -127,15 +127,7 @@ impl<W: Write> Rehearsal<'_, '_, W> {
         let epoch = &mut cast.epoch;
         let (id, digest) = (cast.attempt, user.as_bytes());
         self.step("count a login", "register", || {
-            let limits = (10, 100);
-            let attempt = LoginAttempt {
-                id,
-                email: Some(email),
-                email_digest: digest,
-                address: ADDRESS,
-                pair_limit: limits.0,
-                address_limit: limits.1,
-            };
+            let attempt = attempt(id, Some(email), digest);
             let Reservation::Counted(Some(account)) = store.reserve_login(&attempt)? else { return Ok(false) };
             *epoch = account.session_epoch;
             Ok(account.id == *user && account.password_hash == HASH && account.is_active)
@@ -190,6 +182,10 @@ impl<W: Write> Rehearsal<'_, '_, W> {
             Ok(operator.purge_sessions(0)? + operator.purge_attempts(0)? + operator.purge_addresses(0)? == 0)
         })
     }
+}
+
+fn attempt<'a>(id: Uuid, email: Option<&'a str>, email_digest: &'a [u8]) -> LoginAttempt<'a> {
+    LoginAttempt { id, email, email_digest, address: ADDRESS, pair_limit: 10, address_limit: 100 }
 }
 
 fn login(store: &Store<'_>, cast: &Cast, session: Uuid) -> Result<bool, ApiError> {

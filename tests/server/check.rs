@@ -46,8 +46,12 @@ fn what_holds_is_one_line_each_and_a_summary() {
     let roles = changed("select");
     let checked = check(&roles);
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    for line in ["ok    encoding: UTF8", "ok    clocks: ", "ok    login: rehearsed", "ok    roll back: no row is left"]
-    {
+    for line in [
+        "ok    encoding: UTF8",
+        "ok    clocks: ",
+        "ok    login: rehearsed",
+        "ok    rehearsal: rolled back, no row is left behind",
+    ] {
         assert!(checked.stdout.contains(line), "{line}\n{}", checked.stdout);
     }
     assert!(checked.stdout.ends_with("all of this holds\n") && !checked.stdout.contains("FAIL"), "{checked:?}");
@@ -82,7 +86,10 @@ fn a_policy_or_trigger_that_hides_rows_fails_as_a_wrong_answer() {
          create policy i on users for insert with check (true);
          create policy d on users for delete using (true);
          alter table users enable row level security";
-    fails_with(&changed(policies), &["user set-password|a wrong answer", "logout-all|not tried"]);
+    fails_with(
+        &changed(policies),
+        &["user commands|a wrong answer", "change the password|a wrong answer", "logout-all|not tried"],
+    );
     fails_with(&changed("alter table tasks enable row level security"), &["create a task|row-level security"]);
     let trigger = "create function swallow() returns trigger language plpgsql as 'begin return null; end';
          create trigger t before update on tasks for each row execute function swallow()";

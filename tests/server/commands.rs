@@ -151,7 +151,7 @@ fn a_malformed_env_file_is_refused_by_its_line() {
 #[test]
 fn a_reader_that_closes_the_pipe_early_is_no_failure() {
     let server = Server::start();
-    let fill = "insert into users (id, email, password_hash)
+    let fill = "set statement_timeout = 0; insert into users (id, email, password_hash)
                 select 'u' || n, 'u' || n || '@example.org', 'x' from generate_series(1, 5000) as n";
     server.sql().batch_execute(fill).unwrap();
     for arguments in [&["--help"][..], &["user", "list"], &["check"]] {
@@ -194,7 +194,7 @@ fn every_deed_is_said_on_standard_output_whatever_the_log_level() {
 #[test]
 fn user_list_of_100000_users_takes_seconds() {
     let server = Server::start();
-    let fill = "insert into users (id, email, password_hash)
+    let fill = "set statement_timeout = 0; insert into users (id, email, password_hash)
                     select 'u' || n, 'u' || n || '@example.org', 'x' from generate_series(1, 100000) as n;
                 insert into sessions (id, user_id, session_epoch)
                     select gen_random_uuid(), 'u' || n, 0 from generate_series(1, 100000) as n;

@@ -118,7 +118,7 @@ impl Role {
 impl Drop for Role {
     fn drop(&mut self) {
         let name = &self.name;
-        let _ = self.database.sql().batch_execute(&format!("drop owned by {name}"));
+        let _ = self.database.sql().batch_execute(&format!("drop owned by {name} cascade"));
         administer(&format!("drop role {name}"));
     }
 }
