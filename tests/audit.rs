@@ -30,7 +30,7 @@ const FILE_MAX_LINES: usize = 400;
 const FUNCTION_MAX_LINES: usize = 40;
 const SERVER_MAX_LINES: usize = 800;
 const MINIMAL_PATH_MAX_LINES: usize = 2200;
-const ALL_MAX_LINES: usize = 6800;
+const ALL_MAX_LINES: usize = 6950;
 const MINIMAL_PATH: &[&str] = &[
     "error.rs",
     "http/",

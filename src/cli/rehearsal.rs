@@ -205,7 +205,9 @@ fn external_principal(subject: &str) -> Result<Principal, String> {
     let (secret, now) = (random_secret()?, jsonwebtoken::get_current_timestamp());
     let claims = json!({"sub": subject, "iat": now, "exp": now + 60});
     let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.expose()));
-    let external = External::new(&BetterAuth { secret: Some(secret), jwks_url: None, issuer: None, audience: None });
+    let secret = Some(secret);
+    let shared = BetterAuth { secret, jwks_url: None, issuer: None, audience: None, is_insecure: false };
+    let external = External::new(&shared);
     let token = token.map_err(|error| error.to_string())?;
     token::verify(&token, &keys()?, Some(&external)).map_err(|error| error.to_string())
 }
