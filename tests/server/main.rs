@@ -20,6 +20,7 @@ mod external_issuer;
 mod external_keys;
 mod external_tokens;
 mod faults;
+mod install;
 mod issuer;
 mod listener;
 mod log;

@@ -298,15 +298,11 @@ pub fn run(arguments: &[&str], environment: &Environment) -> Finished {
 }
 
 fn spawn(arguments: &[&str], environment: &Environment) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_latchkey"))
-        .args(arguments)
-        .env_clear()
-        .envs(environment)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts")
+    spawn_command(Command::new(env!("CARGO_BIN_EXE_latchkey")).args(arguments).env_clear().envs(environment))
+}
+
+fn spawn_command(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
 fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
@@ -371,7 +367,13 @@ impl Server {
 
     /// With these arguments, this whole environment and nothing else.
     pub fn with(database: &Arc<Database>, arguments: &[&str], environment: &Environment) -> Self {
-        let mut child = spawn(arguments, environment);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+        Self::by(command.args(arguments).env_clear().envs(environment), database)
+    }
+
+    /// By a command that becomes the server.
+    pub fn by(command: &mut Command, database: &Arc<Database>) -> Self {
+        let mut child = spawn_command(command);
         let log = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
         thread::spawn(move || {
