@@ -64,17 +64,19 @@ declare
     known boolean;
 begin
     perform require_read_committed();
-    -- always the address before the e-mail: no two callers can wait for each other
+    -- S8. Always the address before the e-mail: no two requests can wait for each other.
     perform pg_advisory_xact_lock(1, hashtext(from_address));
     perform pg_advisory_xact_lock(2, hashtext(encode(digest, 'hex')));
     seconds := 0;
     if exists (select from attempts where id = attempt_id) then
         return;
     end if;
+    -- S7: the limit of the e-mail alone does not hold for a known address.
     known := exists (
         select from known_addresses as k
         where k.user_id = user_id_or_null and k.address = from_address and k.last_seen > now() - interval '90 days'
     );
+    -- S6
     select limits.wait, limits.name into seconds, limit_met from (values
         ('email_and_address', seconds_until_free(array(
             select created_at from attempts

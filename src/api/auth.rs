@@ -81,6 +81,7 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
         let is_outdated = stored.as_deref().is_some_and(|stored| hasher.is_outdated(stored));
         Ok((hasher.verify(&presented, stored.as_deref())?, is_outdated))
     })?;
+    // S4
     let account = account.ok_or_else(|| refuse("unknown_email"))?;
     if !matches {
         return Err(refuse("wrong_password"));
@@ -242,6 +243,7 @@ impl Services {
     ) -> Result<(Uuid, i32, T), ApiError> {
         self.hash_queue.admit(context.client.network())?;
         let email = self.store(context).user_email(principal)?.ok_or_else(session_over)?;
+        // S10
         let (attempt, account) = self.count_attempt(name, &email, context)?;
         let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
         let epoch = account.session_epoch;
@@ -305,11 +307,13 @@ fn done(name: &str, principal: &Principal, client: &ClientInfo<'_>) -> Result<Re
 }
 
 fn throttled(name: &str, limit: &str, user: &str, seconds: u64, client: &ClientInfo<'_>) -> ApiError {
+    // S52
     info!("event={name} outcome=throttled limit={limit} retry_after={seconds} {user} {}", traced(client));
     Problem::TooManyAttempts.retry_after(seconds)
 }
 
 fn refused(name: &str, reason: &str, who: &str, client: &ClientInfo<'_>) {
+    // S52
     info!("event={name} outcome=refused reason={reason} {who} {}", traced(client));
 }
 

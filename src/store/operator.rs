@@ -120,6 +120,7 @@ impl OperatorStore {
         let sql = match action {
             UserAction::Activate => "update users set is_active = true where id = $1 returning id",
             UserAction::Deactivate => {
+                // S22
                 "update users set is_active = false, session_epoch = session_epoch + 1 where id = $1 returning id"
             }
             UserAction::Logout => "update users set session_epoch = session_epoch + 1 where id = $1 returning id",

@@ -90,6 +90,7 @@ impl Store<'_> {
         attempt: Uuid,
     ) -> Result<bool, ApiError> {
         let rows = self.once(
+            // S21
             "with changed as (
                  update users set password_hash = $4, session_epoch = users.session_epoch + 1
                  from local_caller($1, $2) as c
@@ -121,6 +122,7 @@ impl Store<'_> {
     /// Database failures.
     pub fn delete_user(&self, principal: &Principal, verified_epoch: i32, attempt: Uuid) -> Result<bool, ApiError> {
         let rows = self.once(
+            // S22
             "with gone as (
                  delete from users using local_caller($1, $2) as c
                  where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active

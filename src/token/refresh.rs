@@ -38,6 +38,7 @@ impl Keys {
         let (id, counter) = message.split_at_checked(ID_BYTES)?;
         let claim =
             RefreshClaim { session: Uuid::from_slice(id).ok()?, counter: i32::from_be_bytes(counter.try_into().ok()?) };
+        // S19
         self.all().any(|key| hmac::verify(&key.refresh, message, tag).is_ok()).then_some(claim)
     }
 }

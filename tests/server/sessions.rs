@@ -166,7 +166,7 @@ fn rotation_survives_a_database_that_falls_silent_after_it() {
 }
 
 #[test]
-fn replay_of_the_previous_token_within_60_s_gets_the_same_one() {
+fn s18_replay_of_the_previous_token_within_60_s_gets_the_same_one() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -177,7 +177,7 @@ fn replay_of_the_previous_token_within_60_s_gets_the_same_one() {
 }
 
 #[test]
-fn reuse_of_the_previous_token_after_60_s_revokes_the_session() {
+fn s18_reuse_of_the_previous_token_after_60_s_revokes_the_session() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -190,7 +190,7 @@ fn reuse_of_the_previous_token_after_60_s_revokes_the_session() {
 }
 
 #[test]
-fn reuse_of_an_older_token_revokes_the_session_at_once() {
+fn s17_reuse_of_an_older_token_revokes_the_session_at_once() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -201,7 +201,7 @@ fn reuse_of_an_older_token_revokes_the_session_at_once() {
 }
 
 #[test]
-fn a_refresh_token_ahead_of_the_counter_revokes_the_session() {
+fn s17_a_refresh_token_ahead_of_the_counter_revokes_the_session() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -212,7 +212,7 @@ fn a_refresh_token_ahead_of_the_counter_revokes_the_session() {
 }
 
 #[test]
-fn a_forged_refresh_token_is_refused_and_changes_nothing() {
+fn s19_a_forged_refresh_token_is_refused_and_changes_nothing() {
     let server = Server::start();
     let tokens = login(&server, &server.user("ada"));
     for position in 0..tokens.refresh.len() - 1 {
@@ -228,7 +228,7 @@ fn a_forged_refresh_token_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_session_expires_after_14_days_without_a_refresh() {
+fn s24_a_session_expires_after_14_days_without_a_refresh() {
     let server = Server::start();
     let user = server.user("ada");
     let (tired, awake) = (login(&server, &user), login(&server, &user));
@@ -240,7 +240,7 @@ fn a_session_expires_after_14_days_without_a_refresh() {
 }
 
 #[test]
-fn a_session_expires_after_30_days_and_says_what_is_left() {
+fn s24_a_session_expires_after_30_days_and_says_what_is_left() {
     let server = Server::start();
     let user = server.user("ada");
     let (over, nearly) = (login(&server, &user), login(&server, &user));
@@ -253,7 +253,7 @@ fn a_session_expires_after_30_days_and_says_what_is_left() {
 }
 
 #[test]
-fn of_51_sessions_the_longest_without_a_refresh_is_revoked() {
+fn s25_of_51_sessions_the_longest_without_a_refresh_is_revoked() {
     let server = Server::start();
     let user = server.user("ada");
     let oldest = login(&server, &user);
@@ -272,7 +272,7 @@ fn of_51_sessions_the_longest_without_a_refresh_is_revoked() {
 }
 
 #[test]
-fn the_database_holds_no_token_password_or_typed_email() {
+fn s26_the_database_holds_no_token_password_or_typed_email() {
     let server = Server::start();
     let user = server.user("ada");
     let tokens = Tokens::of(&refresh(&server, &login(&server, &user).refresh).must(200));
@@ -304,7 +304,7 @@ fn everything(sql: &mut Client) -> String {
 // --------------------------------------------------------------------------------------- ends with the next request
 
 #[test]
-fn logout_revokes_this_session_on_every_instance() {
+fn s20_logout_revokes_this_session_on_every_instance() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let user = server.user("ada");
@@ -318,7 +318,7 @@ fn logout_revokes_this_session_on_every_instance() {
 }
 
 #[test]
-fn logout_all_revokes_every_session_of_this_user_alone() {
+fn s21_logout_all_revokes_every_session_of_this_user_alone() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let (user, other) = (server.user("ada"), server.user("bob"));
@@ -332,7 +332,7 @@ fn logout_all_revokes_every_session_of_this_user_alone() {
 }
 
 #[test]
-fn a_password_change_revokes_every_other_session() {
+fn s21_a_password_change_revokes_every_other_session() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let user = server.user("ada");
@@ -366,7 +366,7 @@ fn a_refused_password_change_changes_nothing() {
 }
 
 #[test]
-fn deletion_removes_the_user_the_tasks_and_the_sessions() {
+fn s22_deletion_removes_the_user_the_tasks_and_the_sessions() {
     let server = Server::start();
     let (user, other) = (server.user("ada"), server.user("bob"));
     let tokens = login(&server, &user);
@@ -389,7 +389,7 @@ fn deletion_removes_the_user_the_tasks_and_the_sessions() {
 }
 
 #[test]
-fn deactivation_revokes_all_sessions_activation_revives_none() {
+fn s22_deactivation_revokes_all_sessions_activation_revives_none() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let user = server.user("ada");
@@ -466,7 +466,7 @@ fn a_login_beside_a_password_change_leaves_no_valid_session() {
 }
 
 #[test]
-fn a_login_beside_a_logout_all_leaves_no_valid_session() {
+fn s23_a_login_beside_a_logout_all_leaves_no_valid_session() {
     let server = Server::start();
     let user = server.user("ada");
     let answer = login_held_while(&server, &user, || drop(post(&server, "/auth/logout-all", &user.token).must(204)));
@@ -501,7 +501,7 @@ fn login_hashed_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answ
 }
 
 #[test]
-fn a_login_whose_sessions_are_revoked_during_its_hash_is_refused() {
+fn s23_a_login_beside_a_revocation_of_sessions_is_refused() {
     let server = Server::start();
     let user = server.user("ada");
     login_hashed_while(&server, &user, || drop(post(&server, "/auth/logout-all", &user.token).must(204))).must(401);
@@ -537,7 +537,7 @@ fn a_login_whose_password_changes_during_its_hash_is_refused() {
 }
 
 #[test]
-fn a_refresh_beside_a_revocation_leaves_no_valid_session() {
+fn s23_a_refresh_beside_a_revocation_leaves_no_valid_session() {
     let server = Server::start();
     let user = server.user("ada");
     for (round, path) in ["/auth/logout", "/auth/logout-all"].into_iter().cycle().take(20).enumerate() {

@@ -55,7 +55,7 @@ fn until_not_busy(request: &Request) -> Answer {
 // ------------------------------------------------------------------------------------------------ email and address
 
 #[test]
-fn lockout_after_ten_failures_holds_for_the_right_password_too() {
+fn s6_lockout_after_ten_failures_holds_for_the_right_password_too() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "10"), ("TRUSTED_PROXIES", "1")]);
     let user = server.user("ada");
     for _ in 0..10 {
@@ -69,7 +69,7 @@ fn lockout_after_ten_failures_holds_for_the_right_password_too() {
 }
 
 #[test]
-fn throttling_allows_no_user_enumeration() {
+fn s6_throttling_allows_no_user_enumeration() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "3")]);
     let user = server.user("ada");
     let outcomes = |email: &str| {
@@ -83,7 +83,7 @@ fn throttling_allows_no_user_enumeration() {
 }
 
 #[test]
-fn guesses_at_once_get_no_more_attempts_than_in_turn() {
+fn s8_guesses_at_once_get_no_more_attempts_than_in_turn() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "10")]);
     let user = server.user("ada");
     let answers = at_once(200, |_| until_not_busy(&login(&server, &user.email, WRONG)).status);
@@ -194,7 +194,7 @@ fn a_limit_of_zero_is_no_limit() {
 // ------------------------------------------------------------------------------------------------ address, and email
 
 #[test]
-fn password_spraying_from_one_address_is_limited_there_alone() {
+fn s6_password_spraying_from_one_address_is_limited_there_alone() {
     let server = Server::start_with(&[("ADDRESS_LIMIT", "5"), ("TRUSTED_PROXIES", "1")]);
     let user = server.user("ada");
     for number in 0..5 {
@@ -238,7 +238,7 @@ fn distributed_guessing_of_one_account_is_limited() {
 }
 
 #[test]
-fn no_lockout_of_the_owner_at_an_address_they_logged_in_from() {
+fn s7_no_lockout_of_the_owner_at_an_address_they_logged_in_from() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "10"), ("TRUSTED_PROXIES", "1")]);
     let user = server.user("ada");
     from(login(&server, &user.email, PASSWORD), "198.51.100.1").must(200);
@@ -277,7 +277,7 @@ fn an_address_is_known_for_ninety_days() {
 }
 
 #[test]
-fn a_wrong_current_password_counts_as_a_failed_login() {
+fn s10_a_wrong_current_password_counts_as_a_failed_login() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "4")]);
     let user = server.user("ada");
     let change = |password: &str| {
@@ -302,7 +302,7 @@ fn a_wrong_current_password_counts_as_a_failed_login() {
 
 /// The current password is not looked at, so that it is no guess.
 #[test]
-fn a_weak_new_password_is_422_whatever_the_current_one_and_not_counted() {
+fn s3_a_weak_new_password_is_422_and_not_counted() {
     let server = Server::start_with(&[("LOGIN_FAILURE_LIMIT", "2")]);
     let user = server.user("ada");
     for current in [WRONG, PASSWORD, WRONG] {
@@ -380,7 +380,7 @@ fn nobody_is_shut_out(server: &Server, user: &User) {
 }
 
 #[test]
-fn a_flood_of_right_logins_shuts_nobody_out_of_login() {
+fn s9_a_flood_of_right_logins_shuts_nobody_out_of_login() {
     let server = Server::start_with(&[("BCRYPT_COST", "10"), ("TRUSTED_PROXIES", "1")]);
     let (user, attacker) = (server.user("ada"), server.user("eve"));
     flooded(2, 40, || login(&server, &attacker.email, PASSWORD), || nobody_is_shut_out(&server, &user));
@@ -497,7 +497,7 @@ fn a_password_that_is_slow_to_judge_waits_in_the_hash_queue() {
 
 /// An e-mail without an account, a malformed one, and accounts that are active, deactivated, and of a cheaper hash.
 #[test]
-fn timing_of_refused_logins_allows_no_user_enumeration() {
+fn s5_timing_of_refused_logins_allows_no_user_enumeration() {
     let server = Server::start_with(&[("BCRYPT_COST", "10")]);
     let (user, inactive, cheap) = (server.user("ada"), server.user("bob"), server.user("eve"));
     let hash = bcrypt::hash(PASSWORD, 6).unwrap();
