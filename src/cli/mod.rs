@@ -263,6 +263,10 @@ fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(
             return Ok(());
         }
     };
+    let seconds = inspect::identity(&mut client).map_err(failed)?.clock_ahead_seconds;
+    if seconds.abs() > inspect::CLOCK_TOLERANCE_SECONDS {
+        warn!("event=clocks database_ahead_seconds={seconds:.1}");
+    }
     let pending = migrate::pending(&mut client).map_err(|error| failed(error.to_string()))?;
     if pending.is_empty() {
         return Ok(());

@@ -30,6 +30,7 @@ mod nginx;
 mod operations;
 mod peers;
 mod proxies;
+mod recipes;
 mod sessions;
 mod statements;
 mod support;
