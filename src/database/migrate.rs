@@ -8,11 +8,10 @@ use postgres::error::SqlState;
 use postgres::types::Type;
 use postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
-use super::described;
-use crate::logging::hex;
+use super::words;
 
 /// Name and text, in the order in which they are applied.
-pub(super) const MIGRATIONS: &[(&str, &str)] = &[
+const MIGRATIONS: &[(&str, &str)] = &[
     ("001_accounts", include_str!("../../sql/001_accounts.sql")),
     ("002_tasks", include_str!("../../sql/002_tasks.sql")),
     ("003_attempts", include_str!("../../sql/003_attempts.sql")),
@@ -53,7 +52,7 @@ impl fmt::Display for MigrationError {
 
 impl From<postgres::Error> for MigrationError {
     fn from(error: postgres::Error) -> Self {
-        MigrationError::Refused(described(&error))
+        MigrationError::Refused(words(&error))
     }
 }
 
@@ -152,5 +151,5 @@ fn missing(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'stati
 
 /// SHA-256 in hexadecimal.
 fn checksum(sql: &str) -> String {
-    hex(digest::digest(&digest::SHA256, sql.as_bytes()).as_ref())
+    digest::digest(&digest::SHA256, sql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

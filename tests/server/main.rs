@@ -10,7 +10,6 @@
 
 mod abuse;
 mod accounts;
-mod check;
 mod commands;
 mod configuration;
 mod connection_strings;
@@ -20,7 +19,6 @@ mod external_issuer;
 mod external_keys;
 mod external_tokens;
 mod faults;
-mod install;
 mod issuer;
 mod listener;
 mod log;
@@ -30,9 +28,7 @@ mod nginx;
 mod operations;
 mod peers;
 mod proxies;
-mod recipes;
 mod sessions;
-mod statements;
 mod support;
 mod tasks;
 mod throttle;
