@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-abuse test-faults test-web test-contract test-better-auth lint smoke audit mutants bench
+.PHONY: help run install force test test-abuse test-faults test-web test-contract test-better-auth lint smoke audit mutants bench
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -10,6 +10,18 @@ help: ## this list
 
 run: ## build and serve, on a private PostgreSQL unless DATABASE_URL is set; settings also from .env
 	@exec tests/run.sh
+
+# For a package: DESTDIR; for another place than /usr/local: PREFIX; for a program that is built already: BINARY.
+PREFIX = /usr/local
+BINARY = target/release/latchkey
+install: $(BINARY) ## the program, a systemd unit and an example of its settings; PREFIX, DESTDIR
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(PREFIX)/share/latchkey"
+	install -s -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/latchkey"
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' src/manual/latchkey.service >"$(DESTDIR)$(PREFIX)/lib/systemd/system/latchkey.service"
+	install -m 644 src/manual/latchkey.env "$(DESTDIR)$(PREFIX)/share/latchkey/latchkey.env"
+
+target/release/latchkey: force
+	cargo build --release --locked
 
 test: ## all tests but those of the two targets below, on a throw-away PostgreSQL; FILTER=name for some of them
 	@exec tests/cluster.sh temp cargo test --locked --no-fail-fast $(FILTER) -- --test-threads=6 --skip abuse:: --skip faults:: --skip proxies::

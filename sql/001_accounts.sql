@@ -28,7 +28,7 @@ create table sessions (
     id uuid constraint sessions_pkey primary key,
     user_id text not null,
     session_epoch integer not null,
-    -- rotations so far: the refresh token that is valid now carries this number, and no token is kept
+    -- S26: rotations so far: the refresh token that is valid now carries this number, and no token is kept
     counter integer not null default 0,
     created_at timestamptz not null default now(),
     refreshed_at timestamptz not null default now(),
@@ -43,11 +43,11 @@ create index sessions_ended_at_idx on sessions (ended_at) where ended_at is not 
 -- The age at which a session ends, refreshed or not.
 create function session_max_age() returns interval
 language sql immutable
-return interval '30 days';
+return interval '30 days'; -- S24
 
 -- When a session ends if it is never refreshed again: 14 days after the last refresh, or at its greatest age.
 create function session_expires_at(s sessions) returns timestamptz
-language sql stable
+language sql stable -- S24
 return least(s.refreshed_at + interval '14 days', s.created_at + session_max_age());
 
 -- Whether a session is valid: not ended, not expired, of its user's epoch, and the user active.

@@ -2,7 +2,7 @@
 -- The functions with control flow have their search_path fixed to the schema of this migration.
 
 create table attempts (
-    -- made by the server: counting is repeatable, and a success takes its own attempt back
+    -- made by the server: counting is repeatable, and a success gives its own attempt back
     id uuid constraint attempts_pkey primary key,
     kind text not null,
     -- a keyed digest, never the e-mail; null for a registration
@@ -51,53 +51,56 @@ begin
 end
 $$;
 
--- Reserves one login attempt: 0 and one row in attempts, or the seconds to wait and no row.
+-- Reserves one login attempt: 0 seconds and one row in attempts; or no row, the seconds to wait, and the limit that
+-- was met (where several were, the one with the longest wait).
 -- Volatile on purpose: each statement in it sees what was committed before it, so that the counts are read after the
 -- locks are held. (One plain statement counts in a snapshot older than its locks and lets a crowd past the limit.)
 create function reserve_login(
-    attempt_id uuid, digest bytea, from_address text, user_id_or_null text, pair_limit integer, hour_limit integer
-) returns integer
+    attempt_id uuid, digest bytea, from_address text, user_id_or_null text, pair_limit integer, hour_limit integer,
+    out seconds integer, out limit_met text
+)
 language plpgsql volatile set search_path from current as $$
 declare
     known boolean;
-    wait integer;
 begin
     perform require_read_committed();
-    -- always the address before the e-mail: no two callers can wait for each other
+    -- S8. Always the address before the e-mail: no two requests can wait for each other.
     perform pg_advisory_xact_lock(1, hashtext(from_address));
     perform pg_advisory_xact_lock(2, hashtext(encode(digest, 'hex')));
+    seconds := 0;
     if exists (select from attempts where id = attempt_id) then
-        return 0;
+        return;
     end if;
+    -- S7: the limit of the e-mail alone does not hold for a known address.
     known := exists (
         select from known_addresses as k
         where k.user_id = user_id_or_null and k.address = from_address and k.last_seen > now() - interval '90 days'
     );
-    select greatest(
-        seconds_until_free(array(
+    -- S6
+    select limits.wait, limits.name into seconds, limit_met from (values
+        ('email_and_address', seconds_until_free(array(
             select created_at from attempts
             where email_digest = digest and address = from_address and kind = 'login'
                 and created_at > clock_timestamp() - interval '15 minutes'
             order by created_at desc limit pair_limit
-        ), pair_limit, interval '15 minutes'),
-        seconds_until_free(array(
+        ), pair_limit, interval '15 minutes')),
+        ('address', seconds_until_free(array(
             select created_at from attempts
             where address = from_address and kind = 'login'
                 and created_at > clock_timestamp() - interval '1 hour'
             order by created_at desc limit hour_limit
-        ), hour_limit, interval '1 hour'),
-        case when known or pair_limit = 0 then 0 else seconds_until_free(array(
+        ), hour_limit, interval '1 hour')),
+        ('email', case when known or pair_limit = 0 then 0 else seconds_until_free(array(
             select created_at from attempts
             where email_digest = digest and not address_is_known
                 and created_at > clock_timestamp() - interval '1 hour'
             order by created_at desc limit 100
-        ), 100, interval '1 hour') end
-    ) into wait;
-    if wait = 0 then
+        ), 100, interval '1 hour') end)
+    ) as limits (name, wait) order by wait desc limit 1;
+    if seconds = 0 then
         insert into attempts (id, kind, email_digest, address, address_is_known, created_at)
         values (attempt_id, 'login', digest, from_address, known, clock_timestamp());
     end if;
-    return wait;
 end
 $$;
 

@@ -53,8 +53,15 @@ const ROUTES: &[(&str, &str, Access)] = &[
     ("GET",    "/readyz",                            Public(pages::readyz)),
     ("GET",    "/",                                  Public(pages::file)),
     ("GET",    "/page.css",                          Public(pages::part)),
+    ("GET",    "/docs.css",                          Public(pages::part)),
+    ("GET",    "/docs.js",                           Public(pages::part)),
     ("GET",    "/page.js",                           Public(pages::part)),
     ("GET",    "/flow.js",                           Public(pages::part)),
+    ("GET",    "/theme.js",                          Public(pages::part)),
+    ("GET",    "/tasks.js",                          Public(pages::part)),
+    ("GET",    "/token.js",                          Public(pages::part)),
+    ("GET",    "/shell.js",                          Public(pages::part)),
+    ("GET",    "/experiments.js",                    Public(pages::part)),
     ("GET",    "/api.js",                            Public(pages::file)),
     ("GET",    "/api.d.ts",                          Public(pages::file)),
     ("GET",    "/openapi.json",                      Public(pages::openapi)),
@@ -211,16 +218,17 @@ fn problem_of(error: HttpError) -> ApiError {
 
 /// The answer to a failed request. The one place where a hidden cause is logged.
 fn problem(error: &ApiError, address: IpAddr, id: &str) -> Response {
-    if let Some(cause) = error.cause.as_deref().map(quoted) {
+    if let Some(cause) = error.cause.as_deref() {
         let ProblemSpec { slug, status, .. } = error.problem.spec();
         match error.problem {
-            Problem::InvalidToken => {
+            // One word, or a `TokenError`, whose Display quotes what it holds.
+            Problem::InvalidToken | Problem::IssuerUnavailable => {
                 info!("event=token outcome=refused reason={cause} address={address} request_id={id}");
             }
             _ if status >= 500 => {
-                error!("event=failure problem={slug} cause={cause} address={address} request_id={id}");
+                error!("event=failure problem={slug} cause={} address={address} request_id={id}", quoted(cause));
             }
-            _ => info!("event=refusal problem={slug} cause={cause} address={address} request_id={id}"),
+            _ => info!("event=refusal problem={slug} cause={} address={address} request_id={id}", quoted(cause)),
         }
     }
     http::problem(error, id)

@@ -265,44 +265,66 @@ impl ApiError {
     }
 }
 
-/// Why an access token is refused: for the log; the client learns only that it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a token is refused: for the log. The client learns only that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenError {
-    /// Not three parts of base64url, or no JSON header of exactly `alg`, `typ`, `kid`.
+    /// Not three parts of base64url with a JSON object in each of the first two, or a member of the wrong type.
     Malformed,
-    /// The key id is not one of ours.
+    /// No key has this id.
     UnknownKey,
-    /// Another algorithm than the key's, or another type than `at+jwt`.
-    WrongKind,
+    /// It looks like a token of Better Auth, but no setting accepts this kind.
+    NotConfigured,
+    /// The header holds a member that is refused whatever its value, such as `crit` or `jwk`.
+    ForbiddenHeader,
+    /// `typ` is that of a token for another purpose.
+    WrongType,
+    /// The algorithm of the header is one that no key here may use.
+    UnsupportedAlgorithm,
+    /// The algorithm of the header is not the key's.
+    WrongAlgorithm,
     /// The signature does not belong to header and claims.
     BadSignature,
-    /// The claims are not exactly ours, each of the right type.
+    /// A claim is missing or of the wrong type.
     BadClaims,
     /// `exp` has passed.
     Expired,
-    /// `iat` lies in the future, or the lifetime is longer than any that is issued.
+    /// `iat` or `nbf` lies in the future, or the lifetime is longer than any that is issued.
     Lifetime,
-    /// Better Auth: not issued by the configured issuer, or not for the configured audience.
-    WrongIssuer,
-    /// Better Auth: its keys were never fetched and cannot be had now. The one refusal that says nothing of the token.
-    NoKeys {
+    /// The signature is good, `iss` is not the configured issuer. With `expected=` and `seen=` for the log.
+    WrongIssuer(String),
+    /// The signature is good, `aud` neither is nor holds the configured audience. With `expected=` and `seen=`.
+    WrongAudience(String),
+    /// The key set was never fetched and cannot be fetched now. Says nothing about the token.
+    NoKeySet {
+        /// Until the next fetch, at least 1.
+        retry_after_seconds: u64,
+    },
+    /// No key has this id, but the token is newer than the key set that was fetched last. The key may be new, too.
+    KeyMayBeNew {
         /// Until the next fetch, at least 1.
         retry_after_seconds: u64,
     },
 }
 
+/// The reason as the log shows it.
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             TokenError::Malformed => "malformed",
             TokenError::UnknownKey => "unknown_key",
-            TokenError::WrongKind => "wrong_kind",
+            TokenError::NotConfigured => "better_auth_not_configured",
+            TokenError::ForbiddenHeader => "forbidden_header",
+            TokenError::WrongType => "wrong_type",
+            TokenError::UnsupportedAlgorithm => "unsupported_algorithm",
+            TokenError::WrongAlgorithm => "wrong_algorithm",
             TokenError::BadSignature => "bad_signature",
             TokenError::BadClaims => "bad_claims",
             TokenError::Expired => "expired",
             TokenError::Lifetime => "lifetime",
-            TokenError::WrongIssuer => "wrong_issuer_or_audience",
-            TokenError::NoKeys { .. } => "no_keys",
+            TokenError::WrongIssuer(mismatch) => return write!(f, "wrong_issuer {mismatch}"),
+            TokenError::WrongAudience(mismatch) => return write!(f, "wrong_audience {mismatch}"),
+            TokenError::NoKeySet { .. } => "no_key_set",
+            TokenError::KeyMayBeNew { .. } => "key_may_be_new",
         })
     }
 }

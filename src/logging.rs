@@ -172,6 +172,11 @@ impl Write for Sender {
     }
 }
 
+/// The bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The value as it may stand behind `key=`: cut at 500 bytes; in quotes and escaped as in JSON where it holds anything
 /// but plain ASCII.
 pub fn quoted(value: &str) -> Cow<'_, str> {

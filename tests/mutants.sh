@@ -66,7 +66,7 @@ while IFS=$'\t' read -r claim path number; do
   elif grep -q '^error' "$copy/log" && ! grep -qE 'test result: FAILED|^not ok|failed to run' "$copy/log"; then
     printf '    dies: it does not compile: %s\n' "$(grep -m1 '^error' "$copy/log")"
   else
-    printf '    dies: %s\n' "$(grep -oE '(^test |^not ok [0-9]+ - |^---- )[^ ].*' "$copy/log" | grep -iE 'FAILED|not ok|----' | head -1 ||
+    printf '    dies: %s\n' "$(grep -m1 -oE '^(not ok [0-9]+ - |---- ).*' "$copy/log" ||
       echo 'the tests did not end in time')"
   fi
   cp "$copy/original" "$path"

@@ -1,7 +1,7 @@
 //! Accounts and sessions: register, log in, refresh, log out, change the password, delete the account.
 //!
-//! Each handler reads, validates, decides, stores and replies, in this order; and each hash follows this one: a permit in
-//! the queue, then the count, then the hash, then one statement that acts only if nothing has changed meanwhile.
+//! Each handler reads, validates, decides, stores and replies, in this order. Where a password is hashed, the order is:
+//! room in the hash queue, the count, the hash, then one statement that acts only if nothing was revoked meanwhile.
 //! Source: OWASP ASVS 5.0 V6 (authentication), V7 (sessions).
 
 use log::info;
@@ -12,6 +12,7 @@ use super::{Caller, LocalUser, Services};
 use crate::credentials::{Email, Password, PasswordHasher};
 use crate::error::{ApiError, Problem};
 use crate::http::{Body, ClientInfo, RequestContext, json, no_content, without_nul};
+use crate::logging::hex;
 use crate::store::{Account, LoginAttempt, NewSession, NewUser, Reservation, Rotation, session_over};
 use crate::token::{Keys, Principal, RefreshClaim};
 
@@ -40,7 +41,8 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
     let address = context.client.network().to_string();
     let seconds = services.store(context).reserve_registration(attempt, &address, services.accounts.address_limit)?;
     if seconds > 0 {
-        return Err(throttled("register", seconds, &context.client));
+        let digest = services.user_or_digest(None, email.as_str());
+        return Err(throttled("register", "address", &digest, seconds, &context.client));
     }
     let known = email.clone();
     let password_hash = services.hash_job(attempt, context, move |hasher| {
@@ -69,7 +71,7 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
 
     services.hash_queue.admit(context.client.network())?;
     let (attempt, account) = services.count_attempt("login", &typed, context)?;
-    let user = services.user_or_digest(account.as_ref(), &typed);
+    let user = services.user_or_digest(account.as_ref().map(|account| account.id.as_str()), &typed);
     let refuse = |reason| {
         refused("login", reason, &user, &context.client);
         ApiError::from(Problem::WrongCredentials)
@@ -79,6 +81,7 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
         let is_outdated = stored.as_deref().is_some_and(|stored| hasher.is_outdated(stored));
         Ok((hasher.verify(&presented, stored.as_deref())?, is_outdated))
     })?;
+    // S4
     let account = account.ok_or_else(|| refuse("unknown_email"))?;
     if !matches {
         return Err(refuse("wrong_password"));
@@ -126,7 +129,7 @@ pub fn refresh(services: &Services, context: &RequestContext<'_>) -> Result<Resp
     }
 }
 
-/// `POST /auth/logout` → 204: the caller's session is over.
+/// `POST /auth/logout` → 204: the principal's session is over.
 pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     if !services.store(context).revoke_session(user.principal())? {
         return Err(session_over());
@@ -134,7 +137,7 @@ pub fn logout(services: &Services, user: &LocalUser, context: &RequestContext<'_
     done("logout", user.principal(), &context.client)
 }
 
-/// `POST /auth/logout-all` → 204: all sessions of the caller are over.
+/// `POST /auth/logout-all` → 204: all sessions of the principal are over.
 pub fn logout_all(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     if !services.store(context).revoke_all_sessions(user.principal())? {
         return Err(session_over());
@@ -172,7 +175,7 @@ pub fn change_password(
     done("password_change", user.principal(), &context.client)
 }
 
-/// `POST /auth/delete` → 204: the caller, the tasks and the sessions are gone.
+/// `POST /auth/delete` → 204: the user, the tasks and the sessions are gone.
 pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(context.request)?;
     let password = body.text("password", Password::presented);
@@ -207,7 +210,9 @@ impl Services {
         })?;
         match reservation {
             Reservation::Counted(account) => Ok((id, account)),
-            Reservation::Refused { seconds } => Err(throttled(name, seconds, &context.client)),
+            Reservation::Refused { seconds, limit, user } => {
+                Err(throttled(name, &limit, &self.user_or_digest(user.as_deref(), typed), seconds, &context.client))
+            }
         }
     }
 
@@ -227,24 +232,25 @@ impl Services {
         outcome?
     }
 
-    /// Asks a caller for the password once more: a guess like any other, under the same count. `work` takes the account
-    /// and its e-mail. Gives the attempt, the user's epoch when the password was verified, and what `work` gives.
+    /// Asks a principal for the password again: a guess like any other, under the same count. `work` takes the account and
+    /// its e-mail. Gives the attempt, the epoch when the password was verified, and what `work` gives.
     fn confirm<T: Send + 'static>(
         &self,
         name: &str,
-        caller: &Principal,
+        principal: &Principal,
         context: &RequestContext<'_>,
         work: impl FnOnce(&PasswordHasher, &Account, &str) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<(Uuid, i32, T), ApiError> {
         self.hash_queue.admit(context.client.network())?;
-        let email = self.store(context).user_email(caller)?.ok_or_else(session_over)?;
+        let email = self.store(context).user_email(principal)?.ok_or_else(session_over)?;
+        // S10
         let (attempt, account) = self.count_attempt(name, &email, context)?;
         let account = account.ok_or_else(|| Problem::InvalidToken.with_cause("user_deleted"))?;
         let epoch = account.session_epoch;
         let outcome = self.hash_job(attempt, context, move |hasher| work(hasher, &account, &email));
         match outcome.as_ref().map_err(|error| error.problem) {
             Err(Problem::WrongPassword) => {
-                refused(name, "wrong_password", &format!("user={}", caller.subject()), &context.client);
+                refused(name, "wrong_password", &format!("user={}", principal.subject()), &context.client);
             }
             // The new password is weak, and the current one was not looked at: no guess.
             Err(Problem::Validation) => self.store(context).give_back(attempt)?,
@@ -253,20 +259,17 @@ impl Services {
         Ok((attempt, epoch, outcome?))
     }
 
-    /// For the log: the user, or a keyed digest of what was typed, since people type passwords there too.
-    fn user_or_digest(&self, account: Option<&Account>, typed: &str) -> String {
-        match account {
-            Some(account) => format!("user={}", account.id),
-            None => {
-                let digest = self.keys.email_digest(typed);
-                format!("email_digest={}", digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>())
-            }
+    /// For the log: the user, or 6 bytes of a keyed digest of what was typed, since people type passwords there too.
+    fn user_or_digest(&self, user: Option<&str>, typed: &str) -> String {
+        match user {
+            Some(user) => format!("user={user}"),
+            None => format!("email_digest={}", hex(self.keys.email_digest(typed).get(..6).unwrap_or_default())),
         }
     }
 
     /// The password was changed by another request of the same session, or the session is over.
-    fn why_nothing_happened(&self, caller: &Principal, context: &RequestContext<'_>) -> ApiError {
-        match self.store(context).user_email(caller) {
+    fn why_nothing_happened(&self, principal: &Principal, context: &RequestContext<'_>) -> ApiError {
+        match self.store(context).user_email(principal) {
             Ok(Some(_)) => Problem::WrongPassword.into(),
             Ok(None) => session_over(),
             Err(error) => error,
@@ -298,17 +301,19 @@ fn tokens(keys: &Keys, user: &str, claim: RefreshClaim, refresh_seconds: i64) ->
     json(200, &reply)
 }
 
-fn done(name: &str, caller: &Principal, client: &ClientInfo<'_>) -> Result<Response, ApiError> {
-    info!("event={name} outcome=ok user={} {}", caller.subject(), traced(client));
+fn done(name: &str, principal: &Principal, client: &ClientInfo<'_>) -> Result<Response, ApiError> {
+    info!("event={name} outcome=ok user={} {}", principal.subject(), traced(client));
     Ok(no_content())
 }
 
-fn throttled(name: &str, seconds: u64, client: &ClientInfo<'_>) -> ApiError {
-    info!("event={name} outcome=throttled retry_after={seconds} {}", traced(client));
+fn throttled(name: &str, limit: &str, user: &str, seconds: u64, client: &ClientInfo<'_>) -> ApiError {
+    // S52
+    info!("event={name} outcome=throttled limit={limit} retry_after={seconds} {user} {}", traced(client));
     Problem::TooManyAttempts.retry_after(seconds)
 }
 
 fn refused(name: &str, reason: &str, who: &str, client: &ClientInfo<'_>) {
+    // S52
     info!("event={name} outcome=refused reason={reason} {who} {}", traced(client));
 }
 

@@ -2,6 +2,7 @@
 //! parameter, and only the check of that name makes one: to forget the check does not compile.
 
 pub mod auth;
+mod docs;
 pub mod pages;
 pub mod tasks;
 
@@ -58,9 +59,14 @@ impl Caller {
     pub fn authenticate(services: &Services, context: &RequestContext<'_>) -> Result<Caller, ApiError> {
         let token = http::bearer(context.request)?;
         let verified = token::verify(token, &services.keys, services.better_auth.as_ref());
-        let principal = verified.map_err(|error| match error {
-            TokenError::NoKeys { retry_after_seconds } => Problem::IssuerUnavailable.retry_after(retry_after_seconds),
-            reason => Problem::InvalidToken.with_cause(reason.to_string()),
+        let principal = verified.map_err(|error| {
+            let cause = Some(error.to_string());
+            match error {
+                TokenError::NoKeySet { retry_after_seconds } | TokenError::KeyMayBeNew { retry_after_seconds } => {
+                    ApiError { cause, ..Problem::IssuerUnavailable.retry_after(retry_after_seconds) }
+                }
+                _ => ApiError { cause, ..Problem::InvalidToken.into() },
+            }
         })?;
         let _ = context.user.set(principal.subject().to_owned());
         Ok(Caller(principal))

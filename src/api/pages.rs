@@ -4,17 +4,18 @@
 //! Source: RFC 9110 section 13.1.2 (If-None-Match), Content Security Policy Level 3.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use log::error;
 use rouille::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Services;
+use super::{Services, docs};
 use crate::error::{ApiError, Problem};
 use crate::http::{RequestContext, json};
+use crate::logging::{hex, quoted};
 
 /// How long one probe of the database stands for all who ask.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
@@ -35,7 +36,11 @@ impl Readiness {
         match *last {
             Some((when, is_ready)) if when.elapsed() < PROBE_HOLDS => is_ready,
             _ => {
-                let is_ready = services.database.ping().is_ok();
+                let answer = services.database.probe().map_err(ApiError::from);
+                let is_ready = answer.is_ok();
+                if let Some(cause) = answer.err().and_then(|error| error.cause) {
+                    error!("event=readiness outcome=failed cause={}", quoted(&cause));
+                }
                 *last = Some((Instant::now(), is_ready));
                 is_ready
             }
@@ -65,12 +70,19 @@ const OPENAPI: &str = include_str!("../web/openapi.json");
 /// The files of the program: path, media type, text. The client's types are plain text, so that a browser shows them.
 #[rustfmt::skip]
 const FILES: &[(&str, &str, &str)] = &[
-    ("/",         HTML,       include_str!("../web/index.html")),
-    ("/page.css", CSS,        include_str!("../web/page.css")),
-    ("/page.js",  JAVASCRIPT, include_str!("../web/page.js")),
-    ("/flow.js",  JAVASCRIPT, include_str!("../web/flow.js")),
-    ("/api.js",   JAVASCRIPT, include_str!("../web/api.js")),
-    ("/api.d.ts", PLAIN_TEXT, include_str!("../web/api.d.ts")),
+    ("/",               HTML,       include_str!("../web/index.html")),
+    ("/page.css",       CSS,        include_str!("../web/page.css")),
+    ("/docs.css",       CSS,        include_str!("../web/docs.css")),
+    ("/docs.js",        JAVASCRIPT, include_str!("../web/docs.js")),
+    ("/theme.js",       JAVASCRIPT, include_str!("../web/theme.js")),
+    ("/page.js",        JAVASCRIPT, include_str!("../web/page.js")),
+    ("/tasks.js",       JAVASCRIPT, include_str!("../web/tasks.js")),
+    ("/flow.js",        JAVASCRIPT, include_str!("../web/flow.js")),
+    ("/experiments.js", JAVASCRIPT, include_str!("../web/experiments.js")),
+    ("/token.js",       JAVASCRIPT, include_str!("../web/token.js")),
+    ("/shell.js",       JAVASCRIPT, include_str!("../web/shell.js")),
+    ("/api.js",         JAVASCRIPT, include_str!("../web/api.js")),
+    ("/api.d.ts",       PLAIN_TEXT, include_str!("../web/api.d.ts")),
 ];
 
 /// What browsers get, prepared once at start: a request for it costs no more than copying it.
@@ -87,16 +99,14 @@ impl Pages {
     /// The files of the program, and the reference of the API.
     pub fn embedded() -> Pages {
         let files = FILES.iter().map(|(path, media_type, text)| (*path, *media_type, Cow::Borrowed(*text)));
-        let pages = files.chain([("/docs", HTML, Cow::Owned(reference()))]);
+        let pages = files.chain([("/docs", HTML, Cow::Owned(docs::reference(OPENAPI)))]);
         Pages(pages.map(|(path, media_type, text)| Page { path, media_type, etag: etag(&text), text }).collect())
     }
 }
 
 /// A strong validator (RFC 9110 section 8.8.3).
 fn etag(text: &str) -> String {
-    let hash = digest(&SHA256, text.as_bytes());
-    let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hash}\"")
+    format!("\"{}\"", hex(digest(&SHA256, text.as_bytes()).as_ref().get(..16).unwrap_or_default()))
 }
 
 /// `GET` of the page, the reference, the JavaScript client → 200, or 304 where the client holds it already.
@@ -123,41 +133,4 @@ pub fn part(services: &Services, context: &RequestContext<'_>) -> Result<Respons
 /// `GET /openapi.json` → the description of every operation, OpenAPI 3.1.
 pub fn openapi(_: &Services, _: &RequestContext<'_>) -> Result<Response, ApiError> {
     Ok(Response::from_data("application/json", OPENAPI))
-}
-
-/// The text of `/docs`: the API at a glance, and for each problem what it means and what to do.
-fn reference() -> String {
-    let described: Value = serde_json::from_str(OPENAPI).unwrap_or_default();
-    let mut paths = String::new();
-    for (path, item) in described.get("paths").and_then(Value::as_object).into_iter().flatten() {
-        for (method, operation) in item.as_object().into_iter().flatten() {
-            let Some(summary) = operation.get("summary").and_then(Value::as_str) else { continue };
-            let _ = writeln!(
-                paths,
-                "<tr><td><code>{}</code></td><td><code>{path}</code></td><td>{}</td></tr>",
-                method.to_uppercase(),
-                escaped(summary)
-            );
-        }
-    }
-    let mut problems = String::new();
-    for problem in Problem::ALL {
-        let spec = problem.spec();
-        let _ = writeln!(
-            problems,
-            "<section class=\"problem\" id=\"{0}\">\n<h3><a href=\"#{0}\"><code>{1}</code> {2}</a></h3>\n\
-             <p class=\"says\">{3}</p>\n<p>{4}</p>\n<p class=\"type\"><code>/docs#{0}</code></p>\n</section>",
-            spec.slug,
-            spec.status,
-            escaped(spec.title),
-            escaped(spec.detail),
-            escaped(spec.advice),
-        );
-    }
-    let page = include_str!("../web/docs.html").replace("<!-- paths -->\n", &paths);
-    page.replace("<!-- problems -->\n", &problems)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,35 +1,34 @@
-//! The published keys of Better Auth: fetched when first needed, kept, and asked for again no more than twice a minute
-//! whatever tokens come, by one request at a time.
+//! The published key set of Better Auth: fetched when it is first needed, then kept. However many tokens come, one request
+//! at a time fetches it, at most once in 10 s.
 //!
 //! Source: RFC 7517 section 5, RFC 8725 section 3.10 (no address from a token is ever fetched), OWASP ASVS 5.0 V9.1.3.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use rustls::crypto::aws_lc_rs;
-use ureq::Agent;
-use ureq::tls::TlsConfig;
 
+use super::LEEWAY_SECONDS;
+use super::fetch::{FETCH_TIMEOUT, fetch};
 use super::keys::{Listing, VerifyingKey};
 use crate::error::TokenError;
 use crate::logging::quoted;
 
-/// A key that the issuer withdrew is refused after this time at the latest.
+/// A key that the issuer no longer lists is refused after this time at the latest, if the issuer can be reached.
 const MAX_AGE: Duration = Duration::from_secs(10 * 60);
-/// Between two fetches, however many unknown key ids come and however often a fetch fails.
-const COOL_DOWN: Duration = Duration::from_secs(30);
-/// For the whole fetch, from the name look-up to the last byte.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-const DOCUMENT_MAX_BYTES: u64 = 64 * 1024;
-/// Requests that wait for a running fetch; the rest is refused, so that a silent issuer cannot hold all connections.
+/// Tolerated difference between the issuer's clock and ours.
+const LEEWAY: Duration = Duration::from_secs(LEEWAY_SECONDS.unsigned_abs());
+/// Between the beginnings of two fetches, whatever tokens come and however often a fetch fails.
+const COOL_DOWN: Duration = Duration::from_secs(10);
+/// Requests that wait for a running fetch. All others are refused, so that a silent issuer cannot hold all connections.
 const MAX_WAITING: usize = 64;
 
 /// The key set at one URL.
 pub(super) struct KeySet {
     url: String,
-    agent: Agent,
+    fetch: fn(&str) -> Result<Listing, String>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -37,7 +36,9 @@ pub(super) struct KeySet {
 #[derive(Default)]
 struct State {
     keys: HashMap<String, Arc<VerifyingKey>>,
+    /// When the last fetch that succeeded began.
     fetched_at: Option<Instant>,
+    /// When the last fetch began.
     tried_at: Option<Instant>,
     is_fetching: bool,
     waiting: usize,
@@ -52,8 +53,8 @@ enum Step {
 }
 
 impl State {
-    /// An old key is used only while it cannot be renewed: because another request is at it, or the issuer is away.
-    fn step(&self, kid: &str, now: Instant) -> Step {
+    /// A key of a set that is too old is still used while another request fetches, or while the issuer cannot be reached.
+    fn step(&self, kid: &str, issued_at: Option<Instant>, now: Instant) -> Step {
         let key = self.keys.get(kid);
         let is_fresh = self.fetched_at.is_some_and(|fetched| now < fetched + MAX_AGE);
         let may_fetch = self.tried_at.is_none_or(|tried| now >= tried + COOL_DOWN);
@@ -62,50 +63,51 @@ impl State {
             _ if may_fetch => Step::Fetch,
             Some(key) => Step::Use(key.clone()),
             None if self.is_fetching && self.waiting < MAX_WAITING => Step::Wait,
-            None => Step::Refuse(self.refusal(now)),
+            None => Step::Refuse(self.refusal(issued_at, now)),
         }
     }
 
-    fn refusal(&self, now: Instant) -> TokenError {
-        if self.fetched_at.is_some() {
-            return TokenError::UnknownKey;
-        }
+    /// Why there is no key, and when it is worth asking again. A key appears when it signs its first token, so that a set
+    /// fetched before a token was issued says nothing about its key.
+    fn refusal(&self, issued_at: Option<Instant>, now: Instant) -> TokenError {
         let pause = if self.is_fetching { FETCH_TIMEOUT } else { COOL_DOWN };
         let next = self.tried_at.map_or(now, |tried| tried + pause);
-        TokenError::NoKeys { retry_after_seconds: next.saturating_duration_since(now).as_secs().max(1) }
+        let left = next.saturating_duration_since(now);
+        let retry_after_seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0 || left.is_zero());
+        match (self.fetched_at, issued_at) {
+            (None, _) => TokenError::NoKeySet { retry_after_seconds },
+            (Some(fetched), Some(issued_at)) if issued_at + LEEWAY > fetched => {
+                TokenError::KeyMayBeNew { retry_after_seconds }
+            }
+            _ => TokenError::UnknownKey,
+        }
     }
 }
 
 impl KeySet {
     /// Fetches nothing yet.
     pub(super) fn new(url: String) -> KeySet {
-        let tls = TlsConfig::builder()
-            // The one cryptographic library of the program; without this line there would be none.
-            .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
-            .build();
-        let agent = Agent::config_builder()
-            .https_only(url.starts_with("https:"))
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .timeout_global(Some(FETCH_TIMEOUT))
-            .max_idle_connections(0)
-            // A variable that the configuration table does not list must not send the fetch elsewhere.
-            .proxy(None)
-            .user_agent("latchkey")
-            .accept("application/json")
-            .tls_config(tls)
-            .build()
-            .into();
-        KeySet { url, agent, state: Mutex::default(), changed: Condvar::new() }
+        KeySet { url, fetch, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// The key with this id. Fetches, or waits for the request that does, only where the kept set cannot answer.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The key with this id. Fetches, or waits for the request that does, only if the kept set cannot answer. `issued_at`
+    /// is the token's `iat` by the clock of `now`.
     ///
     /// # Errors
-    /// [`TokenError::UnknownKey`], or [`TokenError::NoKeys`] while no fetch has ever succeeded.
-    pub(super) fn key(&self, kid: &str, now: Instant) -> Result<Arc<VerifyingKey>, TokenError> {
+    /// [`TokenError::UnknownKey`]; [`TokenError::NoKeySet`] while no fetch has ever succeeded; [`TokenError::KeyMayBeNew`].
+    pub(super) fn key(
+        &self,
+        kid: &str,
+        issued_at: Option<Instant>,
+        now: Instant,
+    ) -> Result<Arc<VerifyingKey>, TokenError> {
         let mut state = self.lock();
-        match state.step(kid, now) {
+        let mut has_just_fetched = false;
+        match state.step(kid, issued_at, now) {
             Step::Use(key) => return Ok(key),
             Step::Refuse(refusal) => return Err(refusal),
             Step::Wait => {
@@ -115,55 +117,56 @@ impl KeySet {
                 state.waiting -= 1;
             }
             Step::Fetch => {
-                // Should the fetch never come back, the cool-down lets another request try.
+                // If the fetch never returns, another request may try after the cool-down.
                 state.is_fetching = true;
                 state.tried_at = Some(now);
                 drop(state);
-                let fetched = self.fetch();
+                // The name look-up panics where no thread can be started.
+                let fetched = catch_unwind(AssertUnwindSafe(|| (self.fetch)(&self.url)))
+                    .unwrap_or_else(|_| Err("panic".to_owned()));
+                has_just_fetched = fetched.is_ok();
                 state = self.lock();
                 state.is_fetching = false;
-                Self::keep(&mut state, fetched, now);
+                self.keep(&mut state, fetched, now);
                 self.changed.notify_all();
             }
         }
-        state.keys.get(kid).cloned().ok_or_else(|| state.refusal(now))
-    }
-
-    /// One fetch past the cache, in words for the operator.
-    pub(super) fn check(&self) -> Result<Vec<String>, String> {
-        let listing = self.fetch().map_err(|reason| format!("{}: {reason}", self.url))?;
-        let keys = listing.keys.iter().map(|(kid, key)| format!("{}: {:?} {}", self.url, key.algorithm, quoted(kid)));
-        let refused = listing.refused.iter().map(|reason| format!("{}: not taken: {reason}", self.url));
-        let mut lines: Vec<String> = keys.chain(refused).collect();
-        lines.sort();
-        match listing.keys.is_empty() {
-            true => Err(format!("{}: no key that could be used\n{}", self.url, lines.join("\n"))),
-            false => Ok(lines),
+        match state.keys.get(kid) {
+            Some(key) => Ok(key.clone()),
+            // The fetch began after the token was issued.
+            None if has_just_fetched => Err(TokenError::UnknownKey),
+            None => Err(state.refusal(issued_at, now)),
         }
     }
 
-    /// A failed fetch leaves what was kept as it is.
-    fn keep(state: &mut State, fetched: Result<Listing, String>, now: Instant) {
+    /// One fetch past the cache, described for the operator.
+    pub(super) fn check(&self) -> Result<Vec<String>, String> {
+        let listing = (self.fetch)(&self.url)?;
+        let keys = listing.keys.iter().map(|(kid, key)| format!("key {:?} {}", key.algorithm, quoted(kid)));
+        let mut lines: Vec<String> =
+            keys.chain(listing.refused.iter().map(|why| format!("no usable key: {why}"))).collect();
+        lines.sort();
+        if listing.keys.is_empty() {
+            lines.insert(0, "the key set has no usable key".to_owned());
+            return Err(lines.join("; "));
+        }
+        Ok(lines)
+    }
+
+    /// A failed fetch leaves the kept set as it is.
+    fn keep(&self, state: &mut State, fetched: Result<Listing, String>, now: Instant) {
+        let url = quoted(&self.url);
         match fetched {
             Ok(Listing { keys, refused }) => {
-                info!("event=jwks outcome=ok keys={} refused={}", keys.len(), quoted(&refused.join(",")));
+                info!("event=jwks outcome=ok url={url} keys={} refused={}", keys.len(), quoted(&refused.join(",")));
                 state.keys = keys;
                 state.fetched_at = Some(now);
             }
             Err(reason) => {
-                warn!("event=jwks outcome=failed reason={} kept={}", quoted(&reason), state.keys.len());
+                let kept = state.keys.len();
+                warn!("event=jwks outcome=failed url={url} reason={} kept={kept}", quoted(&reason));
             }
         }
-    }
-
-    fn fetch(&self) -> Result<Listing, String> {
-        let mut answer = self.agent.get(&self.url).call().map_err(|error| error.to_string())?;
-        if answer.status() != 200 {
-            return Err(format!("status {}", answer.status().as_u16()));
-        }
-        let document = answer.body_mut().with_config().limit(DOCUMENT_MAX_BYTES).read_to_vec();
-        let document = document.map_err(|error| error.to_string())?;
-        Listing::read(&document).ok_or_else(|| "no JSON Web Key Set".to_owned())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -222,87 +225,124 @@ mod tests {
         }
     }
 
-    #[track_caller]
-    fn assert_unknown(jwks: &KeySet, kid: &str, now: Instant) {
-        assert_eq!(jwks.key(kid, now).err(), Some(TokenError::UnknownKey), "{kid}");
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    impl KeySet {
+        /// The outcome for a token issued at this time by the same clock.
+        fn ask(&self, kid: &str, issued: Instant, now: Instant) -> Option<TokenError> {
+            self.key(kid, Some(issued), now).err()
+        }
     }
 
     #[test]
-    fn a_kept_set_is_fetched_again_after_ten_minutes_and_a_withdrawn_key_is_refused_then() {
-        let ((issuer, jwks), start) = (Issuer::start(), Instant::now());
+    fn a_set_is_fetched_again_after_ten_minutes_without_withdrawn_keys() {
+        let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.publish(&["a", "b"]);
-        assert!(jwks.key("a", start).is_ok());
+        assert_eq!(set.ask("a", start, start), None);
         issuer.publish(&["b"]);
-        assert!(jwks.key("a", start + MAX_AGE - Duration::from_secs(1)).is_ok());
+        let old = start + MAX_AGE;
+        assert_eq!(set.ask("a", start, start + MAX_AGE - seconds(1)), None);
         assert_eq!(issuer.fetches(), 1);
-        assert_unknown(&jwks, "a", start + MAX_AGE);
-        assert!(jwks.key("b", start + MAX_AGE).is_ok());
+        assert_eq!(set.ask("a", start, old), Some(TokenError::UnknownKey));
+        assert_eq!(set.ask("b", start, old), None);
         assert_eq!(issuer.fetches(), 2);
     }
 
     #[test]
-    fn an_unknown_key_causes_one_fetch_in_thirty_seconds() {
-        let ((issuer, jwks), start) = (Issuer::start(), Instant::now());
+    fn random_key_ids_cause_one_fetch_in_ten_seconds() {
+        let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.publish(&["a"]);
         for n in 0..100 {
-            assert_unknown(&jwks, &format!("{n}"), start);
+            assert!(set.ask(&format!("{n}"), start, start).is_some());
+            assert!(set.key(&format!("{n}"), None, start + seconds(9)).is_err());
         }
-        issuer.publish(&["a", "new"]);
-        assert_unknown(&jwks, "new", start + COOL_DOWN - Duration::from_secs(1));
         assert_eq!(issuer.fetches(), 1);
-        assert!(jwks.key("new", start + COOL_DOWN).is_ok());
+        issuer.publish(&["a", "new"]);
+        assert_eq!(set.ask("new", start, start + COOL_DOWN), None);
+        assert_eq!(issuer.fetches(), 2);
+    }
+
+    #[test]
+    fn a_token_newer_than_the_set_is_told_when_to_come_back() {
+        let ((issuer, set), start) = (Issuer::start(), Instant::now());
+        issuer.publish(&["a"]);
+        assert_eq!(set.ask("a", start, start), None);
+        let (old, new) = (start + seconds(2), start + seconds(7));
+        let before = start - seconds(60);
+        assert_eq!(set.ask("new", before, old), Some(TokenError::UnknownKey));
+        assert_eq!(set.key("new", None, old).err(), Some(TokenError::UnknownKey), "without iat");
+        let refused = |retry_after_seconds| Some(TokenError::KeyMayBeNew { retry_after_seconds });
+        assert_eq!(set.ask("new", old, old), refused(8));
+        assert_eq!(set.ask("new", new, new), refused(3));
+        let half = new + Duration::from_millis(500);
+        assert_eq!(set.ask("new", new, half), refused(3), "not before the next fetch");
+        assert_eq!(set.ask("new", new, start + COOL_DOWN), Some(TokenError::UnknownKey), "fetched for this token");
         assert_eq!(issuer.fetches(), 2);
     }
 
     #[test]
     fn old_keys_hold_while_the_issuer_is_away() {
-        let ((issuer, jwks), start) = (Issuer::start(), Instant::now());
+        let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.publish(&["a"]);
-        assert!(jwks.key("a", start).is_ok());
+        assert_eq!(set.ask("a", start, start), None);
         issuer.fail();
         for hour in 1..4 {
-            let now = start + Duration::from_secs(hour * 3600);
-            assert!(jwks.key("a", now).is_ok() && jwks.key("a", now).is_ok());
-            assert_unknown(&jwks, "b", now);
+            let now = start + seconds(hour * 3600);
+            assert_eq!((set.ask("a", start, now), set.ask("a", start, now)), (None, None));
+            let before = start - seconds(60);
+            assert_eq!(set.ask("b", before, now), Some(TokenError::UnknownKey));
+            assert_eq!(set.ask("b", now, now), Some(TokenError::KeyMayBeNew { retry_after_seconds: 10 }));
         }
         assert_eq!(issuer.fetches(), 4, "one fetch an hour: the others came within the cool-down");
     }
 
     #[test]
     fn without_any_set_the_refusal_says_when_to_come_back() {
-        let ((issuer, jwks), start) = (Issuer::start(), Instant::now());
+        let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.fail();
-        let refusal = |now| jwks.key("a", now).err();
-        assert_eq!(refusal(start), Some(TokenError::NoKeys { retry_after_seconds: 30 }));
-        let later = start + Duration::from_secs(20);
-        assert_eq!(refusal(later), Some(TokenError::NoKeys { retry_after_seconds: 10 }));
+        let refused = |retry_after_seconds| Some(TokenError::NoKeySet { retry_after_seconds });
+        assert_eq!(set.ask("a", start, start), refused(10));
+        assert_eq!(set.ask("a", start, start + seconds(4)), refused(6));
         issuer.publish(&["a"]);
-        assert!(jwks.key("a", start + COOL_DOWN).is_ok());
+        assert_eq!(set.ask("a", start, start + COOL_DOWN), None);
         assert_eq!(issuer.fetches(), 2);
     }
 
     #[test]
+    fn a_fetch_that_panics_is_a_failed_fetch_and_is_tried_again() {
+        let ((issuer, mut set), start) = (Issuer::start(), Instant::now());
+        let fetch = std::mem::replace(&mut set.fetch, |_| panic!("no thread can be started"));
+        assert_eq!(set.ask("a", start, start), Some(TokenError::NoKeySet { retry_after_seconds: 10 }));
+        assert!(!set.lock().is_fetching);
+        set.fetch = fetch;
+        issuer.publish(&["a"]);
+        assert_eq!(set.ask("a", start, start + COOL_DOWN), None);
+    }
+
+    #[test]
     fn of_many_first_requests_one_fetches_and_all_are_answered() {
-        let ((issuer, jwks), start) = (Issuer::start(), Instant::now());
+        let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.publish(&["a"]);
         let together = Barrier::new(40);
         thread::scope(|scope| {
             let ask = || {
                 together.wait();
-                jwks.key("a", start).is_ok()
+                set.ask("a", start, start).is_none()
             };
             let threads: Vec<_> = (0..40).map(|_| scope.spawn(ask)).collect();
             assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
         });
-        assert_eq!((issuer.fetches(), jwks.lock().waiting), (1, 0));
+        assert_eq!((issuer.fetches(), set.lock().waiting), (1, 0));
     }
 
     #[test]
     fn no_more_than_a_few_requests_wait_for_a_fetch() {
         let now = Instant::now();
         let mut state = State { is_fetching: true, tried_at: Some(now), ..State::default() };
-        assert!(matches!(state.step("a", now), Step::Wait));
+        assert!(matches!(state.step("a", None, now), Step::Wait));
         state.waiting = MAX_WAITING;
-        assert!(matches!(state.step("a", now), Step::Refuse(TokenError::NoKeys { retry_after_seconds: 5 })));
+        assert!(matches!(state.step("a", None, now), Step::Refuse(TokenError::NoKeySet { retry_after_seconds: 5 })));
     }
 }

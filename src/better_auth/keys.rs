@@ -1,4 +1,4 @@
-//! What a published key set holds: of each entry the one algorithm that its key serves, or why it is not taken.
+//! The entries of a published key set: the one algorithm of each key, or why the entry is no key for us.
 //!
 //! Pure. Source: RFC 7517 (JWK), RFC 7518 section 6 (key types), RFC 8037 (Ed25519), RFC 8725 section 3.5 (key sizes).
 
@@ -13,29 +13,30 @@ use super::BASE64URL;
 use crate::json::without_duplicates;
 
 const COORDINATE_BYTES: usize = 32;
-/// 2048 bits; the library refuses over 8192.
+/// 2048 bits.
 const RSA_MODULUS_MIN_BYTES: usize = 256;
+/// 8192 bits, the most that the library accepts.
 const RSA_MODULUS_MAX_BYTES: usize = 1024;
-/// 65537, which every issuer uses; 1 would take any signature.
+/// 65537, the usual one. With exponent 1 anybody could sign.
 const RSA_EXPONENT: &[u8] = &[1, 0, 1];
 
-/// A key and the one algorithm that it serves (RFC 8725 section 3.1).
+/// A key and the one algorithm it is used with (RFC 8725 section 3.1).
 pub(super) struct VerifyingKey {
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
 }
 
-/// What was found in one document.
+/// What one document holds.
 #[derive(Default)]
 pub(super) struct Listing {
     /// By key id.
     pub(super) keys: HashMap<String, Arc<VerifyingKey>>,
-    /// For the log: why each of the other entries is not taken.
+    /// For the log: why each of the other entries is no key for us.
     pub(super) refused: Vec<&'static str>,
 }
 
 impl Listing {
-    /// The keys of a document; nothing if it is no key set, or one in which a member comes twice.
+    /// The keys of a document; `None` if it is no key set or has a duplicate member.
     pub(super) fn read(document: &[u8]) -> Option<Listing> {
         let document = without_duplicates(document)?;
         let entries: Vec<_> = document.get("keys")?.as_array()?.iter().filter_map(Value::as_object).collect();
@@ -49,7 +50,7 @@ impl Listing {
             let key = match uses_of_id.get(id) {
                 _ if id.is_empty() => Err("no_kid"),
                 Some(1) => key(entry),
-                // Which of them the issuer means, nobody can tell.
+                // There is no telling which of them is meant.
                 _ => Err("duplicate_kid"),
             };
             match key {
@@ -76,7 +77,7 @@ fn key(entry: &Map<String, Value>) -> Result<VerifyingKey, &'static str> {
     Ok(VerifyingKey { algorithm, key: public_key(entry, algorithm)? })
 }
 
-/// From the kind of the key. For RSA, which serves two, the entry must say.
+/// The algorithm, by type and curve of the key. An RSA key fits two algorithms, so that its entry must name one.
 fn algorithm(entry: &Map<String, Value>) -> Result<Algorithm, &'static str> {
     let stated = match entry.get("alg") {
         None => None,
@@ -84,12 +85,14 @@ fn algorithm(entry: &Map<String, Value>) -> Result<Algorithm, &'static str> {
         Some(_) => return Err("algorithm_mismatch"),
     };
     match (text(entry, "kty"), text(entry, "crv"), stated) {
-        (Some("OKP"), Some("Ed25519"), None | Some("EdDSA")) => Ok(Algorithm::EdDSA),
+        (Some("OKP"), Some("Ed25519"), None | Some("EdDSA" | "Ed25519")) => Ok(Algorithm::EdDSA),
         (Some("EC"), Some("P-256"), None | Some("ES256")) => Ok(Algorithm::ES256),
         (Some("RSA"), None, Some("RS256")) => Ok(Algorithm::RS256),
         (Some("RSA"), None, Some("PS256")) => Ok(Algorithm::PS256),
-        (Some("OKP" | "EC" | "RSA"), _, Some("EdDSA" | "ES256" | "RS256" | "PS256")) => Err("algorithm_mismatch"),
-        _ => Err("unknown_kind"),
+        (Some("OKP" | "EC" | "RSA"), _, Some("EdDSA" | "Ed25519" | "ES256" | "RS256" | "PS256")) => {
+            Err("algorithm_mismatch")
+        }
+        _ => Err("unsupported_algorithm"),
     }
 }
 
@@ -111,7 +114,7 @@ fn public_key(entry: &Map<String, Value>, algorithm: Algorithm) -> Result<Decodi
 }
 
 fn is_rsa_size(modulus: &[u8]) -> bool {
-    // Of 2048 bits the first byte has the highest one set.
+    // A modulus of 2048 bits has the highest bit of its first byte set.
     let is_full = modulus.len() > RSA_MODULUS_MIN_BYTES || modulus.first().is_some_and(|first| *first >= 0x80);
     is_full && (RSA_MODULUS_MIN_BYTES..=RSA_MODULUS_MAX_BYTES).contains(&modulus.len())
 }

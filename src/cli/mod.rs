@@ -3,6 +3,7 @@
 
 mod arguments;
 mod check;
+mod rehearsal;
 mod terminal;
 mod users;
 
@@ -23,16 +24,20 @@ use crate::api::Services;
 use crate::api::pages::{Pages, Readiness};
 use crate::app::App;
 use crate::better_auth::External;
-use crate::config::{self, AccountPolicy, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy};
+use crate::config::{
+    self, AccountPolicy, BetterAuth, Config, ConfigError, DatabaseConfig, Environment, PasswordPolicy,
+};
 use crate::credentials::hash_queue::HashQueue;
 use crate::database::migrate::{self, MigrationError};
-use crate::database::{self, DatabasePool, inspect, server_role};
+use crate::database::{self, DatabasePool, SingleConnection, inspect, server_role};
+use crate::error::ApiError;
 use crate::http::TrustedProxies;
 use crate::logging::{self, quoted};
-use crate::server::{self, Listener, Settings, Stopper};
+use crate::server::{Listener, Settings, Stopper};
 use crate::store::OperatorStore;
 use crate::token::Keys;
 
+const PURGE_BATCH_ROWS: i64 = 10_000;
 /// The first line of every help.
 const ABOUT: &str = "latchkey: accounts, bearer tokens and each user's own tasks\n";
 /// The last lines of every help.
@@ -126,7 +131,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     // Dropped last: it writes what is still in its queue.
     let _log = logging::start_queued(&filters).map_err(|error| failed(format!("log thread: {error}")))?;
     let config = Config::from_environment(environment)?;
-    let listener = bind(&config)?;
+    let listener = Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
     migrate_before_serving(&config.database, migrates)?;
     stop_on_signal(listener.stopper())?;
     log_start(&config, listener.local_address());
@@ -137,7 +142,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
         database: DatabasePool::new(&config.database),
         hash_queue,
         keys: Keys::derive(&config.secret, config.previous_secret.as_ref(), config.tokens),
-        better_auth: config.better_auth.as_ref().map(External::new),
+        better_auth: config.better_auth.as_ref().map(start_better_auth),
         accounts: config.accounts,
         passwords: config.passwords,
         readiness: Readiness::default(),
@@ -178,6 +183,15 @@ fn log_start(config: &Config, address: SocketAddr) {
     }
 }
 
+fn start_better_auth(settings: &config::BetterAuth) -> External {
+    let external = External::new(settings);
+    info!("event=better_auth {}", external.summary());
+    if settings.is_insecure {
+        warn!("event=better_auth reason=\"BETTER_AUTH_INSECURE_HTTP=yes: the network can forge tokens\"");
+    }
+    external
+}
+
 fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
     let (owner, server) = config::migration_databases_from_environment(environment)?;
@@ -189,7 +203,7 @@ fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
     for name in applied {
         print(&format!("{name}: applied\n"))?;
     }
-    let refused = |error: postgres::Error| failed(format!("the database refused: {}", database::words(&error)));
+    let refused = |error: postgres::Error| failed(format!("the database refused: {}", database::described(&error)));
     let role = |client: &mut Client| inspect::identity(client).map(|identity| identity.role).map_err(failed);
     let mut server = server.as_ref().map(connected).transpose()?;
     if let Some(server) = &mut server {
@@ -207,13 +221,35 @@ fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
 }
 
 fn purge(environment: &Environment) -> Result<(), CommandError> {
-    let (sessions, attempts) = store(environment)?.purge().map_err(|error| failed(error.cause.unwrap_or_default()))?;
-    print(&format!("{sessions} sessions, {attempts} attempts\n"))
+    let store = store(environment)?;
+    let sessions = in_batches(|limit| store.purge_sessions(limit))?;
+    let attempts = in_batches(|limit| store.purge_attempts(limit))?;
+    let addresses = in_batches(|limit| store.purge_addresses(limit))?;
+    print(&format!("deleted {sessions} sessions, {attempts} attempts, {addresses} addresses\n"))
+}
+
+/// Each batch is a statement of its own, well under the role's time limit.
+fn in_batches(purge: impl Fn(i64) -> Result<i64, ApiError>) -> Result<i64, CommandError> {
+    let mut all = 0;
+    loop {
+        let count = purge(PURGE_BATCH_ROWS).map_err(users::described)?;
+        all += count;
+        if count < PURGE_BATCH_ROWS {
+            return Ok(all);
+        }
+    }
 }
 
 fn store(environment: &Environment) -> Result<OperatorStore, CommandError> {
     logging::start(&config::log_filters(environment)?);
-    Ok(OperatorStore::new(&config::database_from_environment(environment)?))
+    let client = connected(&config::database_from_environment(environment)?)?;
+    Ok(OperatorStore::new(SingleConnection::new(client, end_of_patience)))
+}
+
+/// Ends a command whose statement is not answered.
+fn end_of_patience() {
+    let _ = writeln!(io::stderr(), "latchkey: the database was silent for 9 s");
+    std::process::exit(1);
 }
 
 /// Before the server serves: it never does on a schema that is known to lack something. A server that does not migrate may
@@ -227,6 +263,10 @@ fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(
             return Ok(());
         }
     };
+    let seconds = inspect::identity(&mut client).map_err(failed)?.clock_ahead_seconds;
+    if seconds.abs() > inspect::CLOCK_TOLERANCE_SECONDS {
+        warn!("event=clocks database_ahead_seconds={seconds:.1}");
+    }
     let pending = migrate::pending(&mut client).map_err(|error| failed(error.to_string()))?;
     if pending.is_empty() {
         return Ok(());
@@ -242,7 +282,7 @@ fn migrate_before_serving(database: &DatabaseConfig, migrates: bool) -> Result<(
     info!("event=migration outcome=applied names={}", quoted(&applied.join(" ")));
     match server_role::set_up(&mut client) {
         Ok(settings) => info!("event=migration outcome=applied settings={}", quoted(&settings.join(", "))),
-        Err(error) => warn!("event=migration outcome=refused cause={}", quoted(&database::words(&error))),
+        Err(error) => warn!("event=migration outcome=refused cause={}", quoted(&database::described(&error))),
     }
     Ok(())
 }
@@ -257,27 +297,11 @@ fn no_connection(causes: &str) -> CommandError {
 
 fn check_database(environment: &Environment) -> Result<(), CommandError> {
     logging::start(&config::log_filters(environment)?);
-    let better_auth = config::BetterAuth::from_environment(environment, &[])?.map(|settings| External::new(&settings));
+    let better_auth = BetterAuth::from_environment(environment, &[])?.map(|settings| External::new(&settings));
     match check::run(&config::database_from_environment(environment)?, better_auth.as_ref(), &mut io::stdout())? {
-        true => Ok(()),
-        false => Err(failed("the check failed".into())),
+        0 => Ok(()),
+        failed_lines => Err(failed(format!("the check failed: {failed_lines} lines say FAIL"))),
     }
-}
-
-/// How many threads are needed at the least beside the pool's: hashes, signals, and some clients.
-const SPARE_THREADS: usize = 16;
-
-/// Errors: an address that cannot be had; too few threads, or open files for so many connections.
-fn bind(config: &Config) -> Result<Listener, CommandError> {
-    let count = config.max_connections;
-    server::reserve_descriptors(count).map_err(|limit| {
-        CommandError::Usage(format!(
-            "MAX_CONNECTIONS: {count} need more open files than the limit of {limit} (ulimit -Hn)"
-        ))
-    })?;
-    server::try_threads(config.database.pool_size as usize + SPARE_THREADS)
-        .map_err(|error| failed(format!("too few threads can be started (TasksMax, ulimit -u): {error}")))?;
-    Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))
 }
 
 fn stop_on_signal(stopper: Stopper) -> Result<(), CommandError> {

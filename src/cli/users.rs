@@ -174,9 +174,15 @@ fn read_hash(environment: &Environment, email: &str) -> Result<String, CommandEr
     bcrypt::hash(password.expose(), policy.bcrypt_cost).map_err(|error| failed(error.to_string()))
 }
 
-fn described(error: ApiError) -> CommandError {
-    failed(match error.problem {
+/// Why a statement failed, for the operator.
+pub fn cause(error: ApiError) -> String {
+    match error.problem {
         Problem::EmailTaken => "this e-mail already has an account".into(),
         _ => error.cause.unwrap_or_else(|| error.problem.spec().detail.to_owned()),
-    })
+    }
+}
+
+/// As [`cause`].
+pub fn described(error: ApiError) -> CommandError {
+    failed(cause(error))
 }

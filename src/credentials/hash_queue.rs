@@ -137,6 +137,7 @@ impl Queue {
     /// The place for one more job of this address, which may hold half of them; `None` where there is none. In a full
     /// queue it takes a place of the address that holds most, where that one still holds as many afterwards.
     fn place_for(&self, address: IpAddr, places: usize) -> Option<Place> {
+        // S9
         let own = self.held_by(address);
         if own >= places / 2 {
             return None;
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_holds_at_most_half_of_the_places_running_ones_included() {
+    fn s9_one_address_holds_at_most_half_of_the_places() {
         let mut queue = queue_of(&[1, 1, 1, 1]);
         assert!(queue.next().is_some());
         assert_eq!(queue.place_for(address(1), 8), None);
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_full_queue_a_newcomer_takes_the_newest_place_of_who_holds_most() {
+    fn s9_a_newcomer_displaces_the_address_that_holds_most() {
         let mut queue = queue_of(&[1, 1, 2, 2, 2, 2, 3, 3]);
         queue.add(address(4), 8, Box::new(|| {})).unwrap();
         assert_eq!(queue.held_by(address(2)), 3);

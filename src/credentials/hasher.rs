@@ -34,6 +34,7 @@ impl PasswordHasher {
     /// # Errors
     /// [`Problem::Internal`] where the system gives no random salt.
     pub fn hash(&self, password: &Password) -> Result<String, ApiError> {
+        // S1
         bcrypt::hash(password.expose(), self.cost).map_err(|error| Problem::Internal.with_cause(error.to_string()))
     }
 
@@ -53,7 +54,7 @@ impl PasswordHasher {
 
     /// Whether the stored hash has another cost than the configured one.
     pub fn is_outdated(&self, stored: &str) -> bool {
-        cost_of(stored) != Some(self.cost)
+        cost_of(stored) != Some(self.cost) // S1: the next login renews it.
     }
 
     /// How long a verification takes, as an average of the last ones.
@@ -71,6 +72,7 @@ fn verify_at_cost(cost: u32, stored: Option<&str>, check: impl Fn(&str) -> Bcryp
         return Ok(false);
     };
     let matches = check(stored)?;
+    // S5
     for missing in cost_of(stored).unwrap_or(cost)..cost {
         black_box(check(&dummy(missing))?);
     }
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn timing_a_verification_costs_the_configured_rounds_whatever_is_stored() {
+    fn s5_timing_costs_the_configured_rounds_whatever_is_stored() {
         for cost in 4..=8 {
             assert_eq!(rounds(cost, None, true), 1 << cost);
             for stored in 4..=cost {

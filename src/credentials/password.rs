@@ -22,6 +22,7 @@ impl Password {
     /// # Errors
     /// The rule that is broken, as a sentence for a person.
     pub fn presented(text: String) -> Result<Password, &'static str> {
+        // S2
         if text.len() > PASSWORD_MAX_BYTES {
             return Err("must be at most 72 bytes long");
         }
@@ -38,6 +39,7 @@ impl Password {
     /// The rule that is broken, as a sentence for a person.
     pub fn chosen(text: String, min_length: usize) -> Result<Password, Cow<'static, str>> {
         let password = Password::presented(text)?;
+        // S2
         if password.0.chars().count() < min_length {
             return Err(format!("must be at least {min_length} characters long").into());
         }
@@ -50,6 +52,7 @@ impl Password {
         let known: Vec<&str> =
             std::iter::once(email).chain(email.split(['@', '.', '+', '-', '_'])).filter(|w| w.len() > 2).collect();
         let estimate = zxcvbn(&self.0, &known);
+        // S3
         (estimate.score() < Score::Two).then(|| why_guessable(estimate.feedback().and_then(|f| f.warning())))
     }
 

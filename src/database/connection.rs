@@ -1,49 +1,51 @@
-//! One pooled connection, on a thread of its own. The driver has no time limit for a query, its start-up none after TCP,
-//! and dropping its client waits for the server: here whoever asks waits for the thread, with a limit, and abandons it.
-//! Its statement may still run then. The thread ends as soon as the peer answers or closes; how many may be left behind
-//! is bounded. Costs two hand-offs a statement.
+//! One pooled connection: connecting, validating, closing, and running a statement on it, prepared once.
+//!
+//! The driver has no time limit for a statement, its start-up none after TCP, and dropping its client waits for the
+//! server. So connecting and closing have threads of their own, which are counted, and the pool limits how long a
+//! statement is waited for.
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem::ManuallyDrop;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use log::warn;
+use postgres::config::Host;
 use postgres::error::{Severity, SqlState};
-use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use postgres::types::{ToSql, Type};
 use postgres::{Client, Row};
-use r2d2::ManageConnection;
+use r2d2::{CustomizeConnection, ManageConnection};
 use r2d2_postgres::PostgresConnectionManager;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::error::{DatabaseError, class_of_refusal, described};
+use super::pool::Statement;
 use crate::config::DatabaseConfig;
 use crate::error::chain;
+use crate::logging::quoted;
 
 /// For all of connecting: names, TCP, TLS, authentication, and a database that has to wake up first.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
-/// For the round trip that tells whether a connection still lives.
+/// For the round trip that tells whether an idle connection is still good.
 const VALIDATION_LIMIT: Duration = Duration::from_secs(2);
-/// A connection that was used less long ago is taken to live.
-const RESTED: Duration = Duration::from_secs(1);
+/// A connection that was used less long ago is not validated.
+const IDLE: Duration = Duration::from_secs(1);
+/// For the first byte of a server that has been silent before.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Asks any PostgreSQL server for one byte: the length, then the number of the request for TLS.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const DEFAULT_PORT: u16 = 5432;
 
 /// The value of one parameter with its type on the server.
 pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 type Driver = PostgresConnectionManager<MakeRustlsConnect>;
-
-/// Why a statement gave no rows.
-#[derive(Debug)]
-pub enum DatabaseError {
-    /// The server refused it; the connection is good.
-    Refused(postgres::Error),
-    /// The connection was found dead. The statement may have run.
-    Dead(postgres::Error),
-    /// No connection, or no answer in time. The statement may have run, or may still run.
-    Unavailable(String),
-}
 
 /// Why the pool has no connection.
 #[derive(Debug)]
@@ -73,17 +75,48 @@ impl Error for NoConnection {}
 pub(super) struct Health {
     /// Requests that wait for a connection.
     pub waiting: AtomicUsize,
+    /// Connects that are still waited for.
+    connecting: AtomicUsize,
+    /// Clients and connects in existence: in the pool, in use, closing, or left behind with a silent server.
+    open: Arc<AtomicUsize>,
+    max_open: usize,
+    /// Whether the server was silent, and no connect has succeeded since.
+    is_suspect: AtomicBool,
     /// When a connection was last found dead or silent.
     failed_at: Mutex<Option<Instant>>,
-    /// Has one owner more than there are abandoned threads.
-    abandoned: Arc<()>,
-    max_abandoned: usize,
+    /// Whether the name of a prepared statement means the same at each use: some poolers mix them up.
+    names_are_reliable: AtomicBool,
 }
 
 impl Health {
-    /// Whether so many threads wait for answers that never came that no more are begun.
+    pub fn new(database: &DatabaseConfig) -> Health {
+        Health {
+            waiting: AtomicUsize::new(0),
+            connecting: AtomicUsize::new(0),
+            open: Arc::default(),
+            max_open: 2 * database.pool_size as usize,
+            is_suspect: AtomicBool::new(false),
+            failed_at: Mutex::default(),
+            names_are_reliable: AtomicBool::new(database.prepares_statements),
+        }
+    }
+
+    /// Whether every client that may exist was left behind with a silent server.
     pub fn is_exhausted(&self) -> bool {
-        Arc::strong_count(&self.abandoned) > self.max_abandoned
+        self.open.load(Ordering::Acquire) >= self.max_open + self.connecting.load(Ordering::Acquire)
+    }
+
+    /// The right to one more client, if there may be one more.
+    fn count(&self) -> Option<Counted> {
+        let more = |open| (open < self.max_open).then_some(open + 1);
+        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Counted(Arc::clone(&self.open)))
+    }
+
+    /// The server was silent: a connection from before is not used any more, and a connect first asks for a sign of life.
+    pub fn note_silence(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+        self.note_failure();
     }
 
     fn note_failure(&self) {
@@ -93,28 +126,29 @@ impl Health {
     fn has_failed_since(&self, moment: Instant) -> bool {
         self.failed_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|failed_at| failed_at > moment)
     }
+
+    fn give_up_names(&self, error: &postgres::Error) {
+        if self.names_are_reliable.swap(false, Ordering::AcqRel) {
+            let reason = "a pooler mixes up prepared statements: from now on none is prepared";
+            warn!("event=database reason={} cause={}", quoted(reason), quoted(&described(error)));
+        }
+    }
+}
+
+/// One of [`Health::open`].
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Makes and judges connections for r2d2.
 pub(super) struct Manager {
-    driver: Arc<Driver>,
-    health: Arc<Health>,
-}
-
-impl Manager {
-    pub fn new(database: &DatabaseConfig) -> Manager {
-        let health = Health {
-            waiting: AtomicUsize::new(0),
-            failed_at: Mutex::default(),
-            abandoned: Arc::new(()),
-            max_abandoned: 2 * database.pool_size as usize,
-        };
-        Manager { driver: Arc::new(driver(database)), health: Arc::new(health) }
-    }
-
-    pub fn health(&self) -> Arc<Health> {
-        self.health.clone()
-    }
+    pub database: DatabaseConfig,
+    pub health: Arc<Health>,
 }
 
 impl ManageConnection for Manager {
@@ -126,124 +160,157 @@ impl ManageConnection for Manager {
         if self.health.waiting.load(Ordering::Relaxed) == 0 {
             return Err(NoConnection::NobodyWaits);
         }
-        if self.health.is_exhausted() {
-            return Err(NoConnection::Failed("too many connections wait for answers that have not come".into()));
+        let too_many = || NoConnection::Failed("too many connections wait for a silent server".into());
+        let counted = self.health.count().ok_or_else(too_many)?;
+        let is_suspect = self.health.is_suspect.load(Ordering::Acquire);
+        self.health.connecting.fetch_add(1, Ordering::AcqRel);
+        let connected = connect_within_limit(&self.database, is_suspect, Some(counted));
+        self.health.connecting.fetch_sub(1, Ordering::AcqRel);
+        match connected {
+            Ok((client, counted)) => {
+                self.health.is_suspect.store(false, Ordering::Release);
+                let (prepared, used_at) = (Vec::new(), Instant::now());
+                Ok(Connection {
+                    session: Some(Session { client, prepared, used_at, is_dead: false, _counted: counted }),
+                })
+            }
+            Err(ConnectError::Silent(causes)) => {
+                self.health.note_silence();
+                Err(NoConnection::Failed(causes))
+            }
+            Err(ConnectError::Failed(causes)) => Err(NoConnection::Failed(causes)),
         }
-        Connection::open(self.driver.clone(), self.health.clone()).map_err(NoConnection::Failed)
     }
 
     fn is_valid(&self, connection: &mut Connection) -> Result<(), NoConnection> {
-        if self.health.has_failed_since(connection.used_at) {
+        let session = connection.session.as_mut().ok_or(NoConnection::Stale)?;
+        if self.health.has_failed_since(session.used_at) {
             return Err(NoConnection::Stale);
         }
-        if connection.used_at.elapsed() < RESTED {
+        if session.used_at.elapsed() < IDLE {
             return Ok(());
         }
-        connection.run("select 1", &[], VALIDATION_LIMIT).map(drop).map_err(|_| NoConnection::Stale)
+        session.validate(VALIDATION_LIMIT, &self.health).map_err(|_| NoConnection::Stale)
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.has_ended
+        connection.session.as_ref().is_none_or(|session| session.is_dead)
     }
 }
 
-/// A handle on the thread that holds the driver's client. Dropping it takes no time.
+/// Closes what r2d2 gives up, each on a thread of its own, since the driver waits for the server.
+#[derive(Debug)]
+pub(super) struct CloseElsewhere;
+
+impl CustomizeConnection<Connection, NoConnection> for CloseElsewhere {
+    fn on_release(&self, connection: Connection) {
+        let Some(session) = connection.session else { return };
+        // Where no thread can be had the client is leaked, which takes a socket, and nothing waits.
+        let session = ManuallyDrop::new(session);
+        let close = move || drop(ManuallyDrop::into_inner(session));
+        let _ = thread::Builder::new().name("database".into()).spawn(close);
+    }
+}
+
+/// A place in the pool. While a request uses the session, the place is empty.
 pub(super) struct Connection {
-    statements: Sender<Statement>,
-    answers: Receiver<Answer>,
+    pub session: Option<Session>,
+}
+
+/// The driver's client, and the statements that are prepared on it. The client is dropped first: a statement that is
+/// dropped while the client is there would send a message.
+pub(super) struct Session {
+    client: Client,
+    /// By the address of the statement's literal.
+    prepared: Vec<(usize, postgres::Statement)>,
     used_at: Instant,
-    has_ended: bool,
-    mark: Mark,
-    health: Arc<Health>,
+    is_dead: bool,
+    _counted: Option<Counted>,
 }
 
-/// Shared with the thread: what it holds once the thread was abandoned is counted until the thread ends.
-type Mark = Arc<OnceLock<Arc<()>>>;
-
-struct Statement {
-    sql: &'static str,
-    parameters: Vec<(Encoded, Type)>,
-}
-
-struct Answer {
-    outcome: Result<Vec<Row>, postgres::Error>,
-    has_ended: bool,
-}
-
-impl Connection {
-    fn open(driver: Arc<Driver>, health: Arc<Health>) -> Result<Connection, String> {
-        let (statements, to_run) = mpsc::channel();
-        let (answering, answers) = mpsc::channel();
-        let (opening, opened) = mpsc::sync_channel(1);
-        let mark = Mark::default();
-        let of_thread = mark.clone();
-        let live = move || {
-            serve(&driver, &opening, &to_run, &answering);
-            drop(of_thread);
-        };
-        thread::Builder::new().name("database".into()).spawn(live).map_err(|error| chain(&error))?;
-        opened.recv_timeout(CONNECT_LIMIT).unwrap_or_else(|_| {
-            let _ = mark.set(health.abandoned.clone());
-            Err(no_connection_in_time())
-        })?;
-        Ok(Connection { statements, answers, used_at: Instant::now(), has_ended: false, mark, health })
-    }
-
-    /// The rows of one statement, in one round trip; waits for at most `limit`.
-    pub fn run(
-        &mut self,
-        sql: &'static str,
-        parameters: &[Parameter<'_>],
-        limit: Duration,
-    ) -> Result<Vec<Row>, DatabaseError> {
-        let parameters =
-            parameters.iter().map(encoded).collect::<Result<_, _>>().map_err(DatabaseError::Unavailable)?;
-        let sent = self.statements.send(Statement { sql, parameters });
-        let answer = match sent {
-            Ok(()) => self.answers.recv_timeout(limit),
-            Err(_) => Err(RecvTimeoutError::Disconnected),
-        };
+impl Session {
+    /// Asks for an empty answer within this time.
+    pub fn validate(&mut self, limit: Duration, health: &Health) -> Result<(), DatabaseError> {
+        let valid = self.client.is_valid(limit);
         self.used_at = Instant::now();
-        self.has_ended = answer.as_ref().map_or(true, |answer| answer.has_ended);
-        if self.has_ended {
-            self.health.note_failure();
-        }
-        match answer {
-            Ok(Answer { outcome: Err(error), has_ended: true }) => Err(DatabaseError::Dead(error)),
-            Ok(Answer { outcome, .. }) => outcome.map_err(DatabaseError::Refused),
-            Err(RecvTimeoutError::Timeout) => {
-                let _ = self.mark.set(self.health.abandoned.clone());
-                Err(DatabaseError::Unavailable(format!("the database was silent for {} s", limit.as_secs())))
+        valid.map_err(|error| {
+            self.is_dead = true;
+            health.note_silence();
+            DatabaseError::Dead(error)
+        })
+    }
+
+    /// The rows of one statement. May wait without limit for a server that is silent.
+    pub fn run(&mut self, statement: &Statement<'_>, health: &Health) -> Result<Vec<Row>, DatabaseError> {
+        let is_named = statement.is_prepared && health.names_are_reliable.load(Ordering::Acquire);
+        let mut outcome = if is_named { self.run_prepared(statement) } else { self.run_unnamed(statement) };
+        if let Some(error) = outcome.as_ref().err().filter(|error| is_named && is_doubtful(error)) {
+            // An error undoes the whole statement, so that it can be run again, whatever it does.
+            match error.code() {
+                Some(code) if MIXED_UP.contains(code) => health.give_up_names(error),
+                // Prepared anew at the next use: a table may have changed.
+                _ => self.prepared.retain(|(key, _)| *key != address(statement.sql)),
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(DatabaseError::Unavailable("the connection's thread ended".into()))
-            }
+            outcome = self.run_unnamed(statement);
         }
+        self.used_at = Instant::now();
+        outcome.map_err(|error| {
+            if !ends_connection(&error, &self.client) {
+                return DatabaseError::Refused(error);
+            }
+            self.is_dead = true;
+            health.note_failure();
+            DatabaseError::Dead(error)
+        })
+    }
+
+    /// One round trip, and one more at the first use. The text of the statement is bound as `$1`: `caller` in SQL compares
+    /// it with the statement that runs.
+    fn run_prepared(&mut self, statement: &Statement<'_>) -> Result<Vec<Row>, postgres::Error> {
+        let key = address(statement.sql);
+        let prepared = match self.prepared.iter().find(|(known, _)| *known == key) {
+            Some((_, prepared)) => prepared.clone(),
+            None => {
+                let types: Vec<Type> =
+                    [Type::TEXT].into_iter().chain(statement.parameters.iter().map(|(_, of)| of.clone())).collect();
+                let prepared = self.client.prepare_typed(statement.sql, &types)?;
+                self.prepared.push((key, prepared.clone()));
+                prepared
+            }
+        };
+        let mut values: Vec<&(dyn ToSql + Sync)> = Vec::with_capacity(1 + statement.parameters.len());
+        values.push(&statement.sql);
+        values.extend(statement.parameters.iter().map(|(value, _)| *value));
+        self.client.query(&prepared, &values)
+    }
+
+    /// One round trip. Nothing on the server outlives it.
+    fn run_unnamed(&mut self, statement: &Statement<'_>) -> Result<Vec<Row>, postgres::Error> {
+        if !statement.is_prepared {
+            return self.client.query_typed(statement.sql, statement.parameters);
+        }
+        let nameless: Parameter<'_> = (&None::<&str>, Type::TEXT);
+        self.client.query_typed(statement.sql, &[&[nameless], statement.parameters].concat())
     }
 }
 
-/// The life of a connection's thread.
-fn serve(
-    driver: &Driver,
-    opening: &SyncSender<Result<(), String>>,
-    statements: &Receiver<Statement>,
-    answers: &Sender<Answer>,
-) {
-    let mut client = match driver.connect() {
-        Ok(client) => client,
-        Err(error) => return drop(opening.send(Err(chain(&error)))),
-    };
-    if opening.send(Ok(())).is_err() {
-        return;
-    }
-    for Statement { sql, parameters } in statements {
-        let parameters: Vec<Parameter<'_>> = parameters.iter().map(|(value, of)| (value as _, of.clone())).collect();
-        let outcome = client.query_typed(sql, &parameters);
-        let has_ended = outcome.as_ref().is_err_and(|error| ends_connection(error, &client));
-        if answers.send(Answer { outcome, has_ended }).is_err() || has_ended {
-            return;
-        }
-    }
+/// What says that the name of a prepared statement stands for nothing or for another statement: no such statement, a
+/// second one of this name, and parameters that are not the other one's in number, form or bytes.
+const MIXED_UP: [SqlState; 5] = [
+    SqlState::INVALID_SQL_STATEMENT_NAME,
+    SqlState::DUPLICATE_PSTATEMENT,
+    SqlState::PROTOCOL_VIOLATION,
+    SqlState::INVALID_BINARY_REPRESENTATION,
+    SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+];
+
+/// Whether the statement could have failed because it was a prepared one.
+fn is_doubtful(error: &postgres::Error) -> bool {
+    class_of_refusal(error).is_some_and(|class| ["08", "0A", "22", "26", "42"].contains(&class))
+}
+
+fn address(sql: &'static str) -> usize {
+    sql.as_ptr().addr()
 }
 
 /// Whether nothing more can be asked on this connection: it is closed or about to be, or leads to a server that has
@@ -255,49 +322,79 @@ fn ends_connection(error: &postgres::Error, client: &Client) -> bool {
         || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
 }
 
-/// A parameter in the driver's binary form, which outlives a caller that gave up.
-#[derive(Debug)]
-struct Encoded(Option<Vec<u8>>);
-
-fn encoded((value, of): &Parameter<'_>) -> Result<(Encoded, Type), String> {
-    let mut bytes = BytesMut::new();
-    let bytes = match value.to_sql_checked(of, &mut bytes).map_err(|error| error.to_string())? {
-        IsNull::Yes => None,
-        IsNull::No => Some(bytes.to_vec()),
-    };
-    Ok((Encoded(bytes), of.clone()))
-}
-
-impl ToSql for Encoded {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        let Some(bytes) = &self.0 else { return Ok(IsNull::Yes) };
-        out.extend_from_slice(bytes);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    to_sql_checked!();
+enum ConnectError {
+    /// The server was reached and did not answer.
+    Silent(String),
+    Failed(String),
 }
 
 /// A connection outside the pool, for commands.
 ///
 /// # Errors
-/// The whole chain of causes, after [`CONNECT_LIMIT`] at the latest.
+/// The whole chain of causes, after [`CONNECT_LIMIT`] at the latest; and what to do about an authority that is not known.
 pub fn connect(database: &DatabaseConfig) -> Result<Client, String> {
-    let driver = driver(database);
+    match connect_within_limit(database, false, None) {
+        Ok((client, _)) => Ok(client),
+        // How rustls names a certificate of a provider's own authority, and one that signs itself.
+        Err(ConnectError::Silent(causes) | ConnectError::Failed(causes))
+            if causes.contains("UnknownIssuer") || causes.contains("CaUsedAsEndEntity") =>
+        {
+            Err(format!("{causes}: name the PEM file of its authority by sslrootcert in the connection string"))
+        }
+        Err(ConnectError::Silent(causes) | ConnectError::Failed(causes)) => Err(causes),
+    }
+}
+
+fn connect_within_limit(
+    database: &DatabaseConfig,
+    is_suspect: bool,
+    counted: Option<Counted>,
+) -> Result<(Client, Option<Counted>), ConnectError> {
+    let database = database.clone();
     let (opening, opened) = mpsc::sync_channel(1);
-    let connect = move || drop(opening.send(driver.connect().map_err(|error| chain(&error))));
-    thread::Builder::new().name("database".into()).spawn(connect).map_err(|error| chain(&error))?;
-    opened.recv_timeout(CONNECT_LIMIT).unwrap_or_else(|_| Err(no_connection_in_time()))
+    let connect = move || {
+        let outcome = if is_suspect && is_silent(&database.driver) {
+            Err(ConnectError::Silent(format!("no answer within {} s", PROBE_LIMIT.as_secs())))
+        } else {
+            let driver: Driver = PostgresConnectionManager::new(database.driver, MakeRustlsConnect::new(database.tls));
+            driver.connect().map_err(|error| ConnectError::Failed(described(&error)))
+        };
+        // Where nobody waits any more the client is closed here, which waits for the server.
+        let _ = opening.send(outcome.map(|client| (client, counted)));
+    };
+    let spawned = thread::Builder::new().name("database".into()).spawn(connect);
+    spawned.map_err(|error| ConnectError::Failed(chain(&error)))?;
+    let silent = || ConnectError::Silent(format!("no connection within {} s", CONNECT_LIMIT.as_secs()));
+    opened.recv_timeout(CONNECT_LIMIT).unwrap_or_else(|_| Err(silent()))
 }
 
-fn driver(database: &DatabaseConfig) -> Driver {
-    PostgresConnectionManager::new(database.driver.clone(), MakeRustlsConnect::new(database.tls.clone()))
+/// Whether the first host that takes a connection then sends nothing. Unlike the driver's start-up this has a limit, so
+/// that a server that stays silent costs no thread for each attempt.
+fn is_silent(driver: &postgres::Config) -> bool {
+    let addresses = driver.get_hostaddrs().iter().map(|address| Host::Tcp(address.to_string()));
+    let hosts: Vec<Host> =
+        if driver.get_hostaddrs().is_empty() { driver.get_hosts().to_vec() } else { addresses.collect() };
+    let ports = driver.get_ports();
+    let outcome = hosts.iter().enumerate().find_map(|(position, host)| {
+        let port = ports.get(position).or_else(|| ports.first()).copied().unwrap_or(DEFAULT_PORT);
+        match host {
+            Host::Tcp(name) => {
+                let addresses = (name.as_str(), port).to_socket_addrs().ok()?;
+                let socket = addresses.into_iter().find_map(|a| TcpStream::connect_timeout(&a, PROBE_LIMIT).ok())?;
+                socket.set_read_timeout(Some(PROBE_LIMIT)).ok()?;
+                Some(first_byte(socket))
+            }
+            Host::Unix(directory) => {
+                let socket = UnixStream::connect(directory.join(format!(".s.PGSQL.{port}"))).ok()?;
+                socket.set_read_timeout(Some(PROBE_LIMIT)).ok()?;
+                Some(first_byte(socket))
+            }
+        }
+    });
+    matches!(outcome, Some(Err(error)) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()))
 }
 
-fn no_connection_in_time() -> String {
-    format!("no connection within {} s", CONNECT_LIMIT.as_secs())
+fn first_byte(mut socket: impl Read + Write) -> io::Result<usize> {
+    socket.write_all(&SSL_REQUEST)?;
+    socket.read(&mut [0])
 }

@@ -1,13 +1,15 @@
-//! What a database has, beside what this program relies on: for `latchkey check`.
+//! Who a connection speaks as, to what: for `latchkey check`, for `migrate`, and for the start of the server.
 
-use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use postgres::Client;
-use postgres::types::Type;
 
-use crate::error::chain;
+use super::described;
 
-/// Who is connected, to what.
+/// A difference of the two clocks that disturbs nothing, in seconds.
+pub const CLOCK_TOLERANCE_SECONDS: f64 = 2.0;
+
+/// What a connection finds. The settings are those that its statements run under.
 pub struct Identity {
     /// The role.
     pub role: String,
@@ -15,116 +17,48 @@ pub struct Identity {
     pub database: String,
     /// The server's version.
     pub version: String,
-    /// As `show statement_timeout` prints it; `0` is none.
+    /// Of the database, as PostgreSQL names it.
+    pub encoding: String,
+    /// `0` is none.
     pub statement_timeout: String,
+    /// Of new transactions.
+    pub isolation: String,
+    /// `force_generic_plan` is what the indexes are made for.
+    pub plan_cache_mode: String,
+    /// How far the clock of the database is ahead of the one of this machine, in seconds; half of the round trip is
+    /// taken off.
+    pub clock_ahead_seconds: f64,
 }
 
-/// Every table, column, constraint, index and function that the statements rely on, as [`objects`] names them.
-#[rustfmt::skip]
-pub const RELIED_ON: &[&str] = &[
-    "table attempts", "table known_addresses", "table migrations", "table sessions", "table tasks", "table users",
-    "column attempts.address text not null", "column attempts.address_is_known boolean not null",
-    "column attempts.created_at timestamp with time zone not null", "column attempts.email_digest bytea",
-    "column attempts.id uuid not null", "column attempts.kind text not null",
-    "column known_addresses.address text not null",
-    "column known_addresses.last_seen timestamp with time zone not null",
-    "column known_addresses.user_id text not null",
-    "column migrations.applied_at timestamp with time zone not null", "column migrations.checksum text not null",
-    "column migrations.name text not null",
-    "column sessions.counter integer not null", "column sessions.created_at timestamp with time zone not null",
-    "column sessions.ended_at timestamp with time zone", "column sessions.id uuid not null",
-    "column sessions.refreshed_at timestamp with time zone not null",
-    "column sessions.session_epoch integer not null", "column sessions.user_id text not null",
-    "column tasks.completed boolean not null", "column tasks.created_at timestamp with time zone not null",
-    "column tasks.description text", "column tasks.id uuid not null", "column tasks.title text not null",
-    "column tasks.updated_at timestamp with time zone not null", "column tasks.user_id text not null",
-    "column users.created_at timestamp with time zone not null", "column users.email text",
-    "column users.id text not null", "column users.is_active boolean not null",
-    "column users.kind text not null", "column users.password_hash text", "column users.session_epoch integer not null",
-    "constraint attempts_kind_check", "constraint attempts_pkey", "constraint known_addresses_pkey",
-    "constraint known_addresses_user_id_fkey", "constraint migrations_pkey", "constraint sessions_pkey",
-    "constraint sessions_user_id_fkey", "constraint tasks_description_check", "constraint tasks_pkey",
-    "constraint tasks_title_check", "constraint tasks_user_id_fkey", "constraint users_credentials_check",
-    "constraint users_email_check", "constraint users_email_key", "constraint users_kind_check", "constraint users_pkey",
-    "index attempts_address_idx", "index attempts_created_at_idx", "index attempts_email_digest_idx",
-    "index known_addresses_last_seen_idx",
-    "index sessions_created_at_idx", "index sessions_ended_at_idx", "index sessions_user_id_idx",
-    "index tasks_user_id_completed_id_idx",
-    "function caller(text, text, uuid)", "function external_caller(text)", "function local_caller(text, uuid)",
-    "function reserve_login(uuid, bytea, text, text, integer, integer)",
-    "function refuse_statement()", "function require_read_committed()",
-    "function reserve_registration(uuid, text, integer)",
-    "function seconds_until_free(timestamp with time zone[], integer, interval)",
-    "function session_expires_at(sessions)", "function session_is_valid(sessions, users)", "function session_max_age()",
-];
-
-/// What the server's role must be allowed to do.
-pub const RIGHTS: &[(&str, &[&str])] = &[
-    ("users", &["select", "insert", "update", "delete"]),
-    ("sessions", &["select", "insert", "update", "delete"]),
-    ("tasks", &["select", "insert", "update", "delete"]),
-    ("attempts", &["select", "insert", "delete"]),
-    ("known_addresses", &["select", "insert", "update", "delete"]),
-    ("migrations", &["select"]),
-];
-
-/// Who this connection speaks as.
+/// Who this connection speaks as. One round trip.
 ///
 /// # Errors
 /// The database's words.
 pub fn identity(client: &mut Client) -> Result<Identity, String> {
-    let sql = "select current_user::text as role, current_database()::text as database,
-                   current_setting('server_version') as version, current_setting('statement_timeout') as timeout";
-    let row = client.query_typed_one(sql, &[]).map_err(|error| chain(&error))?;
+    let asked_at = unix_seconds();
+    let row = client
+        .query_typed_one(
+            "select current_user::text as role, current_database()::text as database,
+                 current_setting('server_version') as version, current_setting('server_encoding') as encoding,
+                 current_setting('statement_timeout') as statement_timeout,
+                 current_setting('default_transaction_isolation') as isolation,
+                 current_setting('plan_cache_mode') as plan_cache_mode,
+                 extract(epoch from clock_timestamp())::float8 as now",
+            &[],
+        )
+        .map_err(|error| described(&error))?;
     Ok(Identity {
         role: row.get("role"),
         database: row.get("database"),
         version: row.get("version"),
-        statement_timeout: row.get("timeout"),
+        encoding: row.get("encoding"),
+        statement_timeout: row.get("statement_timeout"),
+        isolation: row.get("isolation"),
+        plan_cache_mode: row.get("plan_cache_mode"),
+        clock_ahead_seconds: row.get::<_, f64>("now") - (asked_at + unix_seconds()) / 2.0,
     })
 }
 
-/// Everything that a statement without a schema's name reaches; an index or constraint that is not valid is left out.
-///
-/// # Errors
-/// The database's words.
-pub fn objects(client: &mut Client) -> Result<BTreeSet<String>, String> {
-    let rows = client.query_typed(
-        "with reachable as (
-             select c.oid, c.relname, c.relkind from pg_class as c
-             join pg_namespace as n on n.oid = c.relnamespace
-             where pg_table_is_visible(c.oid) and n.nspname not in ('pg_catalog', 'information_schema')
-         )
-         select 'table ' || relname as name from reachable where relkind in ('r', 'p')
-         union all
-         select 'column ' || r.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
-             || case when a.attnotnull then ' not null' else '' end
-         from reachable as r join pg_attribute as a on a.attrelid = r.oid
-         where r.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped
-         union all
-         select 'constraint ' || c.conname from pg_constraint as c join reachable as r on r.oid = c.conrelid
-         where c.convalidated and c.contype <> 'n'
-         union all
-         select 'index ' || r.relname from reachable as r join pg_index as i on i.indexrelid = r.oid
-         where i.indisvalid and not exists (select from pg_constraint as c where c.conindid = r.oid)
-         union all
-         select 'function ' || p.proname || '(' || oidvectortypes(p.proargtypes) || ')'
-         from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
-         where pg_function_is_visible(p.oid) and n.nspname not in ('pg_catalog', 'information_schema')",
-        &[],
-    );
-    Ok(rows.map_err(|error| chain(&error))?.iter().map(|row| row.get("name")).collect())
-}
-
-/// Which of these rights on a table the connection's role lacks; all of them if there is no such table.
-///
-/// # Errors
-/// The database's words.
-pub fn missing_rights(client: &mut Client, table: &str, rights: &[&str]) -> Result<Vec<String>, String> {
-    let rows = client.query_typed(
-        "select wanted from unnest($2) as wanted
-         where not coalesce(has_table_privilege(to_regclass($1), wanted), false)",
-        &[(&table, Type::TEXT), (&rights, Type::TEXT_ARRAY)],
-    );
-    Ok(rows.map_err(|error| chain(&error))?.iter().map(|row| row.get("wanted")).collect())
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }

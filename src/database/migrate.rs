@@ -8,10 +8,11 @@ use postgres::error::SqlState;
 use postgres::types::Type;
 use postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
-use super::words;
+use super::described;
+use crate::logging::hex;
 
 /// Name and text, in the order in which they are applied.
-const MIGRATIONS: &[(&str, &str)] = &[
+pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("001_accounts", include_str!("../../sql/001_accounts.sql")),
     ("002_tasks", include_str!("../../sql/002_tasks.sql")),
     ("003_attempts", include_str!("../../sql/003_attempts.sql")),
@@ -52,7 +53,7 @@ impl fmt::Display for MigrationError {
 
 impl From<postgres::Error> for MigrationError {
     fn from(error: postgres::Error) -> Self {
-        MigrationError::Refused(words(&error))
+        MigrationError::Refused(described(&error))
     }
 }
 
@@ -151,5 +152,5 @@ fn missing(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'stati
 
 /// SHA-256 in hexadecimal.
 fn checksum(sql: &str) -> String {
-    digest::digest(&digest::SHA256, sql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, sql.as_bytes()).as_ref())
 }

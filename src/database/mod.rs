@@ -1,18 +1,15 @@
-//! How the database is asked: the pool, one connection, migrations, and what a failure means.
+//! How the database is asked: the line before the pool, the pool, one connection, what a failure means; and migrations.
 
 mod connection;
+mod error;
 pub mod inspect;
 pub mod migrate;
 mod pool;
+mod queue;
 pub mod server_role;
+mod single;
 
-pub use connection::{DatabaseError, Parameter, connect};
+pub use connection::{Parameter, connect};
+pub use error::{DatabaseError, described};
 pub use pool::{DatabasePool, Statement, TimeBudget};
-
-/// The database's own words for why it refused: message and SQLSTATE. Never the detail, which repeats values of the row.
-pub fn words(error: &postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(refusal) => format!("{} (SQLSTATE {})", refusal.message(), refusal.code().code()),
-        None => crate::error::chain(error),
-    }
-}
+pub use single::{Executor, SingleConnection};

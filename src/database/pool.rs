@@ -1,129 +1,59 @@
-//! The connection pool, and the one place where a database failure becomes an answer.
+//! The connection pool: a line before it, a statement on the request's own thread, and the end of waiting.
 //!
 //! Sends no ping, keeps no minimum of connections and connects only for a request that waits, so that a serverless
-//! database can sleep. A request never pays for a connection that died while it rested.
+//! database can sleep. The driver cannot be interrupted: a request that waits for a silent server takes the driver's
+//! client out of its place in the pool, and when its time is over, whoever asks next gives the place to the others. The
+//! stuck thread keeps the client alone; how many there may be is limited, and beyond it the answer is 503 at once.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, error};
 use postgres::Row;
-use postgres::error::SqlState;
+use postgres::types::Type;
 use r2d2::{HandleError, Pool, PooledConnection};
 use scheduled_thread_pool::ScheduledThreadPool;
 
-use super::connection::{DatabaseError, Health, Manager, NoConnection, Parameter};
+use super::connection::{CloseElsewhere, Health, Manager, NoConnection, Parameter, Session};
+use super::error::{DatabaseError, class_of_refusal};
+use super::migrate::MIGRATIONS;
+use super::queue::{Permit, Queue};
 use crate::config::DatabaseConfig;
-use crate::error::{ApiError, Problem, chain};
+use crate::error::chain;
 use crate::logging::quoted;
 
-/// From the start of a request: no statement begins later, and none is waited for longer.
+/// From the start of a request: no statement begins later, and its place in the pool goes to others.
 const REQUEST_LIMIT: Duration = Duration::from_secs(9);
-/// For a connection; one that takes longer to make serves a later request.
-const CHECKOUT_LIMIT: Duration = Duration::from_secs(5);
-/// For the answer alone; above the server's own `statement_timeout`.
-const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// For a connection: the line, and a new one, which serves a later request where it takes longer.
+const WAIT_LIMIT: Duration = Duration::from_secs(5);
 /// For the whole of a readiness probe.
-const PING_LIMIT: Duration = Duration::from_secs(2);
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Well under the minutes after which a serverless database goes to sleep.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// How often a repeatable statement is run again after its connection was found dead.
+/// How often a repeatable statement is run again after its connection was found dead, or it had to yield to another.
 const MAX_REPETITIONS: u32 = 2;
 /// r2d2 waits between two attempts to connect for at most half of this.
 const BACKOFF: Duration = Duration::from_secs(2);
-const RETRY_AFTER_SECONDS: u64 = 2;
 /// The same connect failure is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The connections, at most as many as configured.
-pub struct DatabasePool {
-    pool: Pool<Manager>,
-    health: Arc<Health>,
-}
-
-impl DatabasePool {
-    /// A pool that connects when it is first asked.
-    pub fn new(database: &DatabaseConfig) -> DatabasePool {
-        let manager = Manager::new(database);
-        let health = manager.health();
-        let pool = Pool::builder()
-            .max_size(database.pool_size)
-            .min_idle(Some(0))
-            // Asks `Manager::is_valid`, which costs a round trip only where a connection has rested.
-            .test_on_check_out(true)
-            .connection_timeout(BACKOFF)
-            .idle_timeout(Some(IDLE_TIMEOUT))
-            .max_lifetime(None)
-            // The default of three threads makes a burst of new connections wait in line.
-            .thread_pool(Arc::new(ScheduledThreadPool::new(database.pool_size as usize)))
-            .error_handler(Box::new(LogConnectFailure::default()))
-            .build_unchecked(manager);
-        DatabasePool { pool, health }
-    }
-
-    /// Whether the database answers; waits at most two seconds.
-    ///
-    /// # Errors
-    /// [`Problem::DatabaseUnavailable`].
-    pub fn ping(&self) -> Result<(), ApiError> {
-        let deadline = Instant::now() + PING_LIMIT;
-        let mut connection = self.connection(deadline)?;
-        connection.run("select 1", &[], time_left(deadline)).map_err(ApiError::from).map(drop)
-    }
-
-    /// The rows of the statement, in one round trip. Asks nothing for a request that was answered in its place, or whose
-    /// time is over. One that is repeatable is run again, at most twice, where its connection is found dead.
-    ///
-    /// # Errors
-    /// See [`DatabaseError`].
-    pub fn run(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
-        let started = Instant::now();
-        let outcome = self.run_within(statement, budget);
-        budget.spent.set(budget.spent.get() + started.elapsed());
-        outcome
-    }
-
-    fn run_within(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
-        let mut repetitions_left = if statement.is_repeatable { MAX_REPETITIONS } else { 0 };
-        loop {
-            let left = time_left(budget.deadline);
-            if left.is_zero() || (budget.is_answered)() {
-                return Err(DatabaseError::Unavailable("the request's time is over".into()));
-            }
-            let mut connection = self.connection(budget.deadline)?;
-            let outcome =
-                connection.run(statement.sql, statement.parameters, time_left(budget.deadline).min(ANSWER_LIMIT));
-            match outcome {
-                Err(DatabaseError::Dead(error)) if repetitions_left > 0 => {
-                    debug!("event=database outcome=repeated reason={}", quoted(&chain(&error)));
-                    repetitions_left -= 1;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    fn connection(&self, deadline: Instant) -> Result<PooledConnection<Manager>, DatabaseError> {
-        // With no connection there and none to come, waiting would only hold the request's thread.
-        let is_hopeless = self.health.is_exhausted() && self.pool.state().connections == 0;
-        let limit = if is_hopeless { Duration::ZERO } else { time_left(deadline).min(CHECKOUT_LIMIT) };
-        self.health.waiting.fetch_add(1, Ordering::Relaxed);
-        let connection = self.pool.get_timeout(limit);
-        self.health.waiting.fetch_sub(1, Ordering::Relaxed);
-        connection.map_err(|error| DatabaseError::Unavailable(chain(&error)))
-    }
-}
-
 /// One statement to be run.
+#[derive(Clone, Copy)]
 pub struct Statement<'a> {
     /// One literal of ours.
     pub sql: &'static str,
-    /// The values of `$1`, `$2`, ….
+    /// The values of its parameters in order; where it is prepared, from `$2` on.
     pub parameters: &'a [Parameter<'a>],
+    /// Whether it is planned once per connection. It must start from `caller($1, …)`, which refuses another statement
+    /// of the same name: `$1` is its own text.
+    pub is_prepared: bool,
     /// Whether a second run gives the same answer.
     pub is_repeatable: bool,
+    /// The id of the user who asks: one user holds at most half of the connections.
+    pub user: Option<&'a str>,
 }
 
 /// How long the statements of one request may take, and how long they took.
@@ -150,56 +80,179 @@ impl<'a> TimeBudget<'a> {
     }
 }
 
-fn time_left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
+/// The connections, at most as many as configured. A clone is the same pool.
+#[derive(Clone)]
+pub struct DatabasePool {
+    pool: Pool<Manager>,
+    health: Arc<Health>,
+    queue: Arc<Queue>,
+    register: Arc<Mutex<Register>>,
 }
 
-impl DatabaseError {
-    /// Whether the statement failed because of this named constraint.
-    pub fn violates(&self, constraint: &str) -> bool {
-        matches!(self, DatabaseError::Refused(error) if violates(error, constraint))
+/// The places in the pool whose sessions are in use, by number.
+#[derive(Default)]
+struct Register {
+    next: u64,
+    in_use: Vec<InUse>,
+}
+
+/// Returns to the pool before its permit admits the next.
+struct InUse {
+    number: u64,
+    place: PooledConnection<Manager>,
+    _permit: Permit,
+    deadline: Instant,
+}
+
+/// A session on loan to one request.
+struct Loan<'a> {
+    pool: &'a DatabasePool,
+    number: u64,
+    session: Option<Session>,
+}
+
+impl DatabasePool {
+    /// A pool that connects when it is first asked.
+    pub fn new(database: &DatabaseConfig) -> DatabasePool {
+        let health = Arc::new(Health::new(database));
+        let pool = Pool::builder()
+            .max_size(database.pool_size)
+            .min_idle(Some(0))
+            // Asks `Manager::is_valid`, which costs a round trip only where a connection was idle.
+            .test_on_check_out(true)
+            .connection_timeout(BACKOFF)
+            .idle_timeout(Some(IDLE_TIMEOUT))
+            .max_lifetime(None)
+            // The default of three threads makes a burst of new connections wait in line.
+            .thread_pool(Arc::new(ScheduledThreadPool::new(database.pool_size as usize)))
+            .error_handler(Box::new(LogConnectFailure::default()))
+            .connection_customizer(Box::new(CloseElsewhere))
+            .build_unchecked(Manager { database: database.clone(), health: Arc::clone(&health) });
+        DatabasePool { pool, health, queue: Queue::new(database.pool_size), register: Arc::default() }
     }
-}
 
-fn violates(error: &postgres::Error, constraint: &str) -> bool {
-    error.as_db_error().and_then(|e| e.constraint()) == Some(constraint)
-}
+    /// The rows of the statement, in one round trip. Asks nothing for a request that was answered in its place, or whose
+    /// time is over. One that is repeatable is run again, at most twice, where its connection is found dead or the
+    /// server had to roll it back. Waits without limit for a server that falls silent during the statement.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub fn run(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
+        let started = Instant::now();
+        let mut repetitions_left = if statement.is_repeatable { MAX_REPETITIONS } else { 0 };
+        let outcome = loop {
+            let outcome = self.run_once(statement, budget);
+            let is_transient = match &outcome {
+                Err(DatabaseError::Dead(_)) => true,
+                Err(DatabaseError::Refused(error)) => class_of_refusal(error) == Some("40"),
+                _ => false,
+            };
+            if !is_transient || repetitions_left == 0 {
+                break outcome;
+            }
+            debug!("event=database outcome=repeated");
+            repetitions_left -= 1;
+        };
+        budget.spent.set(budget.spent.get() + started.elapsed());
+        outcome
+    }
 
-/// What a database failure means to the client: come back later, or a defect of ours.
-impl From<DatabaseError> for ApiError {
-    fn from(failure: DatabaseError) -> ApiError {
-        match failure {
-            // The user was deleted while the statement ran: no session of theirs lives any more.
-            DatabaseError::Refused(error)
-                if violates(&error, "tasks_user_id_fkey") || violates(&error, "sessions_user_id_fkey") =>
-            {
-                Problem::InvalidToken.with_cause("user_deleted")
-            }
-            DatabaseError::Refused(error) if !error.code().is_some_and(is_passing) => {
-                Problem::Internal.with_cause(chain(&error))
-            }
-            DatabaseError::Refused(error) | DatabaseError::Dead(error) => unavailable(chain(&error)),
-            DatabaseError::Unavailable(cause) => unavailable(cause),
+    fn run_once(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
+        self.lend(statement.user, budget)?.session()?.run(statement, &self.health)
+    }
+
+    /// A session, when it is this request's turn.
+    fn lend(&self, user: Option<&str>, budget: &TimeBudget<'_>) -> Result<Loan<'_>, DatabaseError> {
+        let now = Instant::now();
+        if now >= budget.deadline || (budget.is_answered)() {
+            return Err(DatabaseError::Unavailable("the request's time is over".into()));
+        }
+        self.sweep();
+        // With no connection there and none to come, waiting would only hold the request's thread.
+        let is_hopeless = self.health.is_exhausted() && self.pool.state().connections == 0;
+        let until = if is_hopeless { now } else { budget.deadline.min(now + WAIT_LIMIT) };
+        let permit = self.queue.enter(user, until, || self.sweep());
+        let permit = permit.ok_or_else(|| DatabaseError::Unavailable("all connections are in use".into()))?;
+        self.health.waiting.fetch_add(1, Ordering::Relaxed);
+        let place = self.pool.get_timeout(until.saturating_duration_since(Instant::now()));
+        self.health.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut place = place.map_err(|error| DatabaseError::Unavailable(chain(&error)))?;
+        let session = place.session.take();
+        let mut register = self.register();
+        register.next += 1;
+        let number = register.next;
+        register.in_use.push(InUse { number, place, _permit: permit, deadline: budget.deadline });
+        Ok(Loan { pool: self, number, session })
+    }
+
+    /// Gives the places of those whose time is over to others.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let overdue: Vec<InUse> = self.register().in_use.extract_if(.., |entry| entry.deadline <= now).collect();
+        if !overdue.is_empty() {
+            self.health.note_silence();
+        }
+    }
+
+    fn register(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the database answers and has all migrations; waits at most two seconds.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Unavailable`].
+    pub fn probe(&self) -> Result<(), DatabaseError> {
+        let pool = self.clone();
+        let (answering, answer) = mpsc::sync_channel(1);
+        let probe = move || drop(answering.send(pool.probe_without_limit()));
+        let spawned = thread::Builder::new().name("probe".into()).spawn(probe);
+        spawned.map_err(|error| DatabaseError::Unavailable(chain(&error)))?;
+        let silent = || Err(DatabaseError::Unavailable(format!("no answer within {} s", PROBE_LIMIT.as_secs())));
+        answer.recv_timeout(PROBE_LIMIT).unwrap_or_else(|_| silent())
+    }
+
+    fn probe_without_limit(&self) -> Result<(), DatabaseError> {
+        let budget =
+            TimeBudget { deadline: Instant::now() + PROBE_LIMIT, is_answered: &|| false, spent: Cell::default() };
+        let names: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
+        let statement = Statement {
+            sql: "select count(*) as applied from migrations where name = any ($1)",
+            parameters: &[(&names, Type::TEXT_ARRAY)],
+            is_prepared: false,
+            is_repeatable: true,
+            user: None,
+        };
+        let mut loan = self.lend(None, &budget)?;
+        let session = loan.session()?;
+        // First what has a limit: a silent server leaves no thread behind.
+        session.validate(PROBE_LIMIT, &self.health)?;
+        let rows = session.run(&statement, &self.health)?;
+        let applied: i64 = rows.first().map_or(Ok(0), |row| row.try_get("applied")).map_err(DatabaseError::Refused)?;
+        match usize::try_from(applied) {
+            Ok(applied) if applied == names.len() => Ok(()),
+            _ => Err(DatabaseError::Unavailable("the database lacks a migration".into())),
         }
     }
 }
 
-/// A row that is not as the statement says: a defect.
-impl From<postgres::Error> for ApiError {
-    fn from(error: postgres::Error) -> ApiError {
-        DatabaseError::Refused(error).into()
+impl Loan<'_> {
+    fn session(&mut self) -> Result<&mut Session, DatabaseError> {
+        self.session.as_mut().ok_or_else(|| DatabaseError::Unavailable("an empty place in the pool".into()))
     }
 }
 
-/// Whether the same statement may well succeed a moment later.
-fn is_passing(code: &SqlState) -> bool {
-    let class = code.code().get(..2).unwrap_or_default();
-    // 08 connection, 25 read only after a failover, 40 rollback, 53 resources, 55 locks, 57 shutdown and time limits.
-    ["08", "25", "40", "53", "55", "57"].contains(&class)
-}
-
-fn unavailable(cause: String) -> ApiError {
-    ApiError { cause: Some(cause), ..Problem::DatabaseUnavailable.retry_after(RETRY_AFTER_SECONDS) }
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        let mut register = self.pool.register();
+        let position = register.in_use.iter().position(|entry| entry.number == self.number);
+        let entry = position.map(|position| register.in_use.swap_remove(position));
+        drop(register);
+        // Where the place is others' by now the session is closed, here on the thread that waited for it.
+        if let Some(mut entry) = entry {
+            entry.place.session = self.session.take();
+        }
+    }
 }
 
 /// Logs why connecting failed: each reason when it comes up, then once in ten seconds with the number in between.

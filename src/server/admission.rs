@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rouille::{Request, Response};
 
 use super::connection::{self, Connection, Phase};
-use super::{HttpError, PAUSE, RejectedRequest, Settings, lock};
+use super::{HttpError, PAUSE, RejectedRequest, Settings};
 
 /// What a thread has, and so a handler but for a few KiB: little, since there are many.
 const STACK_BYTES: usize = 256 * 1024;
@@ -57,7 +57,7 @@ impl Server {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The application's words for a rejection; none, should it panic.
@@ -66,75 +66,53 @@ impl Server {
             .unwrap_or_else(|_| Response::text("").with_status_code(500))
     }
 
-    /// Gives a new connection a thread, or rejects it where no room can be made.
-    pub(super) fn admit(self: &Arc<Server>, connection: Arc<Connection>) {
+    /// Gives a new connection a thread, or refuses it where there is no room or no thread.
+    pub(super) fn admit(self: &Arc<Server>, peer: Arc<Connection>) {
         let mut state = self.state();
-        if !self.has_place(&mut state) {
-            let (count, patience) = self.evict(&state, Some(connection.holder()));
-            let expected = state.open.len() - count;
-            let waited = self.room.wait_timeout_while(state, patience, |state| state.open.len() > expected);
+        if state.open.len() >= self.settings.max_connections {
+            let enough = state.open.len() - self.evict(&state);
+            let waited = self.room.wait_timeout_while(state, PAUSE, |state| state.open.len() > enough);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if self.has_place(&mut state) {
-            state.open.push(Arc::clone(&connection));
-            state.queue.push_back(connection);
+        let server = Arc::clone(self);
+        let spawn = || thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work()).is_ok();
+        let has_room = state.open.len() < self.settings.max_connections;
+        if has_room && state.free_threads <= state.queue.len() && spawn() {
+            state.free_threads += 1;
+        }
+        if has_room && state.free_threads > state.queue.len() {
+            state.open.push(Arc::clone(&peer));
+            state.queue.push_back(peer);
             return self.work.notify_one();
         }
         drop(state);
-        connection.answer_instead(self, HttpError::TooManyConnections, |_| true);
-    }
-
-    /// Whether one more connection may be open and has a thread, for which one is started where none is free.
-    fn has_place(self: &Arc<Server>, state: &mut State) -> bool {
-        if state.open.len() >= self.settings.max_connections {
-            return false;
-        }
-        if state.free_threads <= state.queue.len() {
-            let server = Arc::clone(self);
-            let started = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work());
-            state.free_threads += usize::from(started.is_ok());
-        }
-        state.free_threads > state.queue.len()
-    }
-
-    /// Makes some connections end, and gives how many and how long to wait for them: several, so that a crowd of newcomers
-    /// need not wait for a thread to end at each of them; and not long for an address that holds too much, whose crowd
-    /// would hold up all others. First go those that have waited longest for their client, of addresses that hold more
-    /// than a quarter of the cap; a newcomer from such an address makes no other go. Then go busy ones of such addresses,
-    /// after their answer; then whichever have waited longest.
-    pub(super) fn evict(&self, state: &State, newcomer: Option<IpAddr>) -> (usize, Duration) {
-        let Settings { max_connections: cap, evict_by_address } = self.settings;
-        let mut held = HashMap::<IpAddr, usize>::new();
-        state.open.iter().for_each(|connection| *held.entry(connection.holder()).or_default() += 1);
-        let holds_too_much = |address| evict_by_address && held.get(&address) > Some(&(cap / 4));
-        let is_fair = !newcomer.is_some_and(holds_too_much);
-        let rank = |connection: &Connection| match (holds_too_much(connection.holder()), connection.waits_since()) {
-            (true, Some(since)) => Some((1, Some(since))),
-            (true, None) if is_fair && !connection.ends_after_answer() => Some((2, None)),
-            (false, Some(since)) if is_fair => Some((3, Some(since))),
-            _ => None,
-        };
-        let mut ranked: Vec<_> = state.open.iter().filter_map(|one| Some((rank(one)?, one))).collect();
-        ranked.sort_by_key(|(rank, _)| *rank);
-        let first = ranked.first().map_or(0, |((class, _), _)| *class);
-        let victims = ranked.iter().filter(|((class, _), _)| *class == first).take((cap / 32).max(1));
-        (victims.filter(|(_, victim)| victim.give_up()).count(), if is_fair { 4 * PAUSE } else { PAUSE / 10 })
+        peer.dismiss(self, HttpError::TooManyConnections, |_| true);
     }
 
     /// Answers the requests that handlers have had for too long. Each of their connections makes room for another, up to
     /// half of the cap: handlers that never return shut nobody out, and the process does not grow without bound.
     pub(super) fn answer_overdue(&self) {
-        // Answered without the lock: the application words each answer.
-        let mut open = self.state().open.clone();
-        open.retain(|connection| connection.answer_instead(self, HttpError::HandlerTimeout, Phase::is_overdue));
-        for connection in open {
+        let overdue: Vec<_> = self.state().open.iter().filter(|peer| peer.is_overdue()).cloned().collect();
+        for peer in overdue.iter().filter(|peer| peer.dismiss(self, HttpError::HandlerTimeout, Phase::is_overdue)) {
             let mut state = self.state();
             let open = state.open.len();
             if state.stuck_threads < self.settings.max_connections / 2 {
-                state.open.retain(|other| !Arc::ptr_eq(other, &connection));
+                state.open.retain(|other| !Arc::ptr_eq(other, peer));
                 state.stuck_threads += open - state.open.len();
             }
         }
+    }
+
+    /// Closes those connections that have waited longest for their clients, and gives how many. Several, so that a crowd
+    /// of new ones need not wait for a thread to end at each of them.
+    pub(super) fn evict(&self, state: &State) -> usize {
+        let Settings { max_connections: cap, evict_by_address } = self.settings;
+        let mut held = HashMap::<IpAddr, usize>::new();
+        state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
+        let is_fair = |peer: &Connection| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
+        let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
+        waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
+        waiting.iter().take((cap / 32).max(1)).filter(|(_, peer)| peer.evict(Phase::is_waiting)).count()
     }
 
     /// Serves connections from the queue, until for a while there is none: the life of a thread.
@@ -144,12 +122,12 @@ impl Server {
             let waited = self.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.free_threads -= 1;
-            let Some(connection) = state.queue.pop_front() else { return };
+            let Some(peer) = state.queue.pop_front() else { return };
             drop(state);
-            connection::serve(self, &connection);
+            connection::serve(self, &peer);
             state = self.state();
             let open = state.open.len();
-            state.open.retain(|other| !Arc::ptr_eq(other, &connection));
+            state.open.retain(|other| !Arc::ptr_eq(other, &peer));
             state.stuck_threads -= usize::from(state.open.len() == open);
             state.free_threads += 1;
             self.room.notify_all();
@@ -160,17 +138,19 @@ impl Server {
     pub(super) fn drain(&self) {
         let stopped = Instant::now();
         self.is_stopping.store(true, Ordering::Release);
-        while !self.state().open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
+        let mut state = self.state();
+        while !state.open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
+            drop(state);
             self.answer_overdue();
-            let open = self.state().open.clone();
-            for connection in open {
+            state = self.state();
+            for peer in &state.open {
                 if stopped.elapsed() >= STOP_REFUSE_TIME {
-                    connection.answer_instead(self, HttpError::Stopping, Phase::is_unanswered);
+                    peer.dismiss(self, HttpError::Stopping, Phase::is_unanswered);
                 } else if stopped.elapsed() >= STOP_IDLE_TIME {
-                    connection.close_if(|phase| matches!(phase, Phase::Idle(_)));
+                    peer.evict(|phase| matches!(phase, Phase::Idle(_)));
                 }
             }
-            drop(self.room.wait_timeout(self.state(), PAUSE));
+            state = self.room.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

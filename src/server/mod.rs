@@ -16,13 +16,12 @@ mod response;
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use admission::Server;
 pub use connection::Connection;
@@ -30,9 +29,7 @@ pub use connection::Connection;
 /// How many connections may wait to be accepted. With 128, which `std` asks for, a burst of clients overflows it, and
 /// they try again after a second.
 const BACKLOG: u16 = 1024;
-/// Descriptors for all but the clients: the database, the log, libraries.
-const SPARE_DESCRIPTORS: usize = 128;
-/// How long accepting waits: at most for those that give up their place, and where descriptors or memory are short.
+/// How long accepting rests: at most until those that are evicted have left, or where descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a handler may take. Then the request is answered in its place, and the connection closes.
 pub const HANDLER_TIME: Duration = Duration::from_secs(9);
@@ -93,35 +90,6 @@ pub struct RejectedRequest<'a> {
     pub request_id: Option<u128>,
 }
 
-/// Makes sure that the process may open as many files as so many connections take, also those whose request was
-/// answered in its handler's place; and some for the database and the log. Raises the soft limit where that is needed.
-///
-/// # Errors
-/// The hard limit, where it is too low.
-pub fn reserve_descriptors(max_connections: usize) -> Result<(), u64> {
-    let needed = max_connections.saturating_add(max_connections / 2 + SPARE_DESCRIPTORS) as u64;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return Ok(());
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit })
-        .map_err(|_| limit.maximum.unwrap_or_default())
-}
-
-/// Starts so many threads and ends them again, so that a shortage is met at the start, by a line that says so.
-///
-/// # Errors
-/// What the operating system has against it.
-pub fn try_threads(count: usize) -> io::Result<()> {
-    let start = |_| thread::Builder::new().spawn(thread::park);
-    for thread in (0..count).map(start).collect::<io::Result<Vec<_>>>()? {
-        thread.thread().unpark();
-        // Fails where the thread panicked, and it does nothing.
-        let _ = thread.join();
-    }
-    Ok(())
-}
-
 /// Stops a `Listener`, from any thread.
 #[derive(Clone)]
 pub struct Stopper(Arc<PipeWriter>);
@@ -150,13 +118,8 @@ impl Listener {
     /// What the operating system has against the address.
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address)?;
+        socket2::SockRef::from(&socket).listen(BACKLOG.into())?;
         socket.set_nonblocking(true)?;
-        let options = socket2::SockRef::from(&socket);
-        options.listen(BACKLOG.into())?;
-        // Every connection that it accepts has these from its beginning.
-        options.set_tcp_nodelay(true)?;
-        options.set_read_timeout(Some(connection::IDLE_TIME))?;
-        options.set_send_buffer_size(connection::SEND_BYTES)?;
         let (stop, stopper) = io::pipe()?;
         Ok(Listener { address: socket.local_addr()?, socket, stop, stopper: Stopper(Arc::new(stopper)) })
     }
@@ -191,23 +154,19 @@ impl Listener {
 
     /// Accepts connections until the stop. No error ends it.
     fn accept(&self, server: &Arc<Server>) {
-        let mut looked_at = Instant::now();
         let mut sources = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
         while sources.first().is_some_and(|stop| stop.revents().is_empty()) {
-            // Without end where no handler can be overdue: an idle server sleeps.
-            let is_empty = server.state().open.is_empty();
-            let _ = poll(&mut sources, Timespec::try_from(TICK).ok().filter(|_| !is_empty).as_ref());
-            if looked_at.elapsed() >= TICK {
-                server.answer_overdue();
-                looked_at = Instant::now();
-            }
-            while looked_at.elapsed() < TICK {
+            let has_handlers = !server.state().open.is_empty();
+            let _ = poll(&mut sources, Timespec::try_from(TICK).ok().filter(|_| has_handlers).as_ref());
+            server.answer_overdue();
+            let began = Instant::now();
+            while began.elapsed() < TICK {
                 match self.socket.accept() {
                     Ok((stream, address)) => server.admit(Connection::new(stream, address)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // A shortage, mostly of descriptors. (Linux tells nothing here of clients that have gone already.)
                     Err(_) => {
-                        server.evict(&server.state(), None);
+                        server.evict(&server.state());
                         thread::sleep(PAUSE);
                         break;
                     }
@@ -215,11 +174,6 @@ impl Listener {
             }
         }
     }
-}
-
-/// The mutex's value, also where a thread panicked that had it: no one of these is ever left half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::error::ApiError;
 
 /// A login attempt to be counted.
 pub struct LoginAttempt<'a> {
-    /// Made by the server, so that counting can be repeated and taken back.
+    /// Made by the server, so that counting it can be repeated, and undone.
     pub id: Uuid,
     /// The account; `None` for a malformed e-mail.
     pub email: Option<&'a str>,
@@ -42,6 +42,10 @@ pub enum Reservation {
     Refused {
         /// At least 1.
         seconds: u64,
+        /// The limit that was met: `email_and_address`, `address` or `email`.
+        limit: String,
+        /// The id of the user, if there is one.
+        user: Option<String>,
     },
 }
 
@@ -53,9 +57,10 @@ impl Store<'_> {
     /// Database failures.
     pub fn reserve_login(&self, attempt: &LoginAttempt<'_>) -> Result<Reservation, ApiError> {
         let rows = self.repeatable(
-            "select reserve_login($1, $2, $3, u.id, $5, $6) as seconds, u.id, u.password_hash, u.session_epoch, u.is_active
+            "select r.seconds, r.limit_met, u.id, u.password_hash, u.session_epoch, u.is_active
              from (select) as one_row
-             left join users as u on u.email = $4",
+             left join users as u on u.email = $4
+             cross join lateral reserve_login($1, $2, $3, u.id, $5, $6) as r",
             &[
                 (&attempt.id, Type::UUID),
                 (&attempt.email_digest, Type::BYTEA),
@@ -68,7 +73,8 @@ impl Store<'_> {
         let row = one(&rows)?;
         let seconds: i32 = row.try_get("seconds")?;
         if seconds > 0 {
-            return Ok(Reservation::Refused { seconds: u64::from(seconds.unsigned_abs()) });
+            let (limit, user) = (row.try_get("limit_met")?, row.try_get("id")?);
+            return Ok(Reservation::Refused { seconds: u64::from(seconds.unsigned_abs()), limit, user });
         }
         let Some(id) = row.try_get("id")? else { return Ok(Reservation::Counted(None)) };
         Ok(Reservation::Counted(Some(Account {

@@ -15,7 +15,7 @@ use postgres::types::Type;
 use serde::Serializer;
 use uuid::Uuid;
 
-use crate::database::{DatabaseError, DatabasePool, Parameter, Statement, TimeBudget};
+use crate::database::{DatabaseError, Executor, Parameter, Statement, TimeBudget};
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
@@ -27,53 +27,53 @@ pub use users::{NewUser, User};
 
 /// The statements of one request. Each method asks the database.
 pub struct Store<'a> {
-    database: &'a DatabasePool,
+    database: &'a dyn Executor,
     budget: &'a TimeBudget<'a>,
 }
 
 impl<'a> Store<'a> {
     /// The statements of the request with this budget.
-    pub fn new(database: &'a DatabasePool, budget: &'a TimeBudget<'a>) -> Store<'a> {
+    pub fn new(database: &'a dyn Executor, budget: &'a TimeBudget<'a>) -> Store<'a> {
         Store { database, budget }
     }
 
     /// The rows of a statement whose second run gives the same answer.
     fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        self.database.run(&Statement { sql, parameters, is_repeatable: true }, self.budget)
+        let statement = Statement { sql, parameters, is_prepared: false, is_repeatable: true, user: None };
+        self.database.run(&statement, self.budget)
     }
 
     /// The rows of a statement whose second run could give another answer. Where its connection ends after it was sent,
     /// nobody knows whether it ran: the client is told so.
     fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        self.database.run(&Statement { sql, parameters, is_repeatable: false }, self.budget)
+        let statement = Statement { sql, parameters, is_prepared: false, is_repeatable: false, user: None };
+        self.database.run(&statement, self.budget)
     }
 
-    /// As [`Store::repeatable`], for a statement that starts from `caller($1, $2, $3)`; `$4` is the first of `rest`.
-    fn repeatable_by(
-        &self,
-        principal: &Principal,
-        sql: &'static str,
-        rest: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, DatabaseError> {
-        let (subject, session) = (principal.subject(), principal.session());
-        self.repeatable(sql, &with_caller(&subject, &session, rest))
+    /// As [`Store::repeatable`], for a statement that starts from `caller($1, $2, $3)`, which the pool prepares; `$4` is the
+    /// first of `rest`.
+    fn repeatable_by(&self, who: &Principal, sql: &'static str, rest: &[Parameter<'_>]) -> Rows {
+        let (subject, session) = (who.subject(), who.session());
+        let parameters = &with_caller(&subject, &session, rest);
+        let statement = Statement { sql, parameters, is_prepared: true, is_repeatable: true, user: Some(subject) };
+        self.database.run(&statement, self.budget)
     }
 
-    /// As [`Store::once`], for a statement that starts from `caller($1, $2, $3)`; `$4` is the first of `rest`.
-    fn once_by(
-        &self,
-        principal: &Principal,
-        sql: &'static str,
-        rest: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, DatabaseError> {
-        let (subject, session) = (principal.subject(), principal.session());
-        self.once(sql, &with_caller(&subject, &session, rest))
+    /// As [`Store::once`], for a statement that starts from `caller($1, $2, $3)`, which the pool prepares; `$4` is the
+    /// first of `rest`.
+    fn once_by(&self, who: &Principal, sql: &'static str, rest: &[Parameter<'_>]) -> Rows {
+        let (subject, session) = (who.subject(), who.session());
+        let parameters = &with_caller(&subject, &session, rest);
+        let statement = Statement { sql, parameters, is_prepared: true, is_repeatable: false, user: Some(subject) };
+        self.database.run(&statement, self.budget)
     }
 }
 
-/// The parameters of `caller($1, $2, $3)`, and the others.
+type Rows = Result<Vec<Row>, DatabaseError>;
+
+/// The parameters `$2` and `$3`, which `caller($1, $2, $3)` takes, and the others. `$1` is bound by the pool.
 fn with_caller<'a>(subject: &'a &'a str, session: &'a Option<Uuid>, rest: &[Parameter<'a>]) -> Vec<Parameter<'a>> {
-    let caller: [Parameter<'_>; 3] = [(&None::<&str>, Type::TEXT), (subject, Type::TEXT), (session, Type::UUID)];
+    let caller: [Parameter<'_>; 2] = [(subject, Type::TEXT), (session, Type::UUID)];
     [&caller, rest].concat()
 }
 

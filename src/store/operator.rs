@@ -6,8 +6,7 @@ use postgres::Row;
 use postgres::types::Type;
 
 use super::{NewUser, Store, User, one};
-use crate::config::DatabaseConfig;
-use crate::database::{DatabaseError, DatabasePool, Parameter, TimeBudget};
+use crate::database::{DatabaseError, Parameter, SingleConnection, TimeBudget};
 use crate::error::ApiError;
 
 /// A user as the operator sees it.
@@ -42,13 +41,18 @@ pub enum UserAction {
 
 /// The statements of the operator's commands. Each method asks the database.
 pub struct OperatorStore {
-    database: DatabasePool,
+    connection: SingleConnection,
 }
 
 impl OperatorStore {
-    /// A store that connects when it is first asked.
-    pub fn new(database: &DatabaseConfig) -> OperatorStore {
-        OperatorStore { database: DatabasePool::new(database) }
+    /// A store on this connection.
+    pub fn new(connection: SingleConnection) -> OperatorStore {
+        OperatorStore { connection }
+    }
+
+    /// What the statements run on.
+    pub fn connection(&self) -> &SingleConnection {
+        &self.connection
     }
 
     /// The user that was made, as [`Store::create_user`].
@@ -56,22 +60,35 @@ impl OperatorStore {
     /// # Errors
     /// As there.
     pub fn create_user(&self, user: &NewUser<'_>) -> Result<User, ApiError> {
-        Store::new(&self.database, &TimeBudget::of_command()).create_user(user)
+        Store::new(&self.connection, &TimeBudget::of_command()).create_user(user)
     }
 
-    /// All users by id, which for local ones is the time of their making, a page of 500 after the id that came last.
+    /// All users by id, which for local ones is by age: a page of 10,000 after the id that came last. Counts sessions and
+    /// tasks for the page as a whole, which takes as long with 10,000 users as a count for each of 500.
     ///
     /// # Errors
     /// Database failures.
     pub fn list_users(&self, after: &str) -> Result<Vec<UserSummary>, ApiError> {
         let rows = self.repeatable(
-            "select u.id, u.email, u.is_active, u.created_at,
-                 (select count(*) from sessions as s where s.user_id = u.id and session_is_valid(s, u)) as sessions,
-                 (select count(*) from tasks as t where t.user_id = u.id) as tasks
-             from users as u
-             where u.id > $1
-             order by u.id
-             limit 500",
+            "with page as (
+                 select id from users where id > $1 order by id limit 10000
+             ), valid_sessions as (
+                 select s.user_id, count(*) as count
+                 from page
+                 join users as u on u.id = page.id
+                 join sessions as s on s.user_id = u.id
+                 where session_is_valid(s, u)
+                 group by s.user_id
+             ), all_tasks as (
+                 select t.user_id, count(*) as count from page join tasks as t on t.user_id = page.id group by t.user_id
+             )
+             select u.id, u.email, u.is_active, u.created_at, coalesce(s.count, 0) as sessions,
+                 coalesce(t.count, 0) as tasks
+             from page
+             join users as u on u.id = page.id
+             left join valid_sessions as s on s.user_id = u.id
+             left join all_tasks as t on t.user_id = u.id
+             order by u.id",
             &[(&after, Type::TEXT)],
         )?;
         rows.iter().map(summary).collect()
@@ -103,6 +120,7 @@ impl OperatorStore {
         let sql = match action {
             UserAction::Activate => "update users set is_active = true where id = $1 returning id",
             UserAction::Deactivate => {
+                // S22
                 "update users set is_active = false, session_epoch = session_epoch + 1 where id = $1 returning id"
             }
             UserAction::Logout => "update users set session_epoch = session_epoch + 1 where id = $1 returning id",
@@ -154,36 +172,70 @@ impl OperatorStore {
         Ok(!rows.is_empty())
     }
 
-    /// Deletes the sessions that can never be used again and the attempts that no longer count: how many of each. Also the
-    /// addresses that no longer count as known.
+    /// Deletes at most this many of the sessions that can never be used again: how many.
     ///
     /// # Errors
     /// Database failures.
-    pub fn purge(&self) -> Result<(i64, i64), ApiError> {
-        let rows = self.once(
-            "with over as (
-                 delete from sessions as s using users as u
-                 where u.id = s.user_id and not session_is_valid(s, u)
-                 returning s.id
-             ), old as (
-                 delete from attempts where created_at < now() - interval '1 hour'
+    pub fn purge_sessions(&self, limit: i64) -> Result<i64, ApiError> {
+        self.counted(
+            "with gone as (
+                 delete from sessions where id in (
+                     select s.id from sessions as s join users as u on u.id = s.user_id
+                     where not session_is_valid(s, u) limit $1 for update of s skip locked
+                 )
                  returning id
-             ), unknown_again as (
-                 delete from known_addresses where last_seen < now() - interval '90 days'
              )
-             select (select count(*) from over) as sessions, (select count(*) from old) as attempts",
-            &[],
-        )?;
-        let row = one(&rows)?;
-        Ok((row.try_get("sessions")?, row.try_get("attempts")?))
+             select count(*) as count from gone",
+            limit,
+        )
+    }
+
+    /// Deletes at most this many of the attempts that no longer count: how many.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn purge_attempts(&self, limit: i64) -> Result<i64, ApiError> {
+        self.counted(
+            "with gone as (
+                 delete from attempts where id in (
+                     select id from attempts where created_at < now() - interval '1 hour'
+                     limit $1 for update skip locked
+                 )
+                 returning id
+             )
+             select count(*) as count from gone",
+            limit,
+        )
+    }
+
+    /// Deletes at most this many of the addresses from which nobody has logged in for 90 days: how many.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn purge_addresses(&self, limit: i64) -> Result<i64, ApiError> {
+        self.counted(
+            "with gone as (
+                 delete from known_addresses where (user_id, address) in (
+                     select user_id, address from known_addresses where last_seen < now() - interval '90 days'
+                     limit $1 for update skip locked
+                 )
+                 returning user_id
+             )
+             select count(*) as count from gone",
+            limit,
+        )
+    }
+
+    fn counted(&self, sql: &'static str, limit: i64) -> Result<i64, ApiError> {
+        Ok(one(&self.once(sql, &[(&limit, Type::INT8)])?)?.try_get("count")?)
     }
 
     fn repeatable(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        Store::new(&self.database, &TimeBudget::of_command()).repeatable(sql, parameters)
+        Store::new(&self.connection, &TimeBudget::of_command()).repeatable(sql, parameters)
     }
 
     fn once(&self, sql: &'static str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DatabaseError> {
-        Store::new(&self.database, &TimeBudget::of_command()).once(sql, parameters)
+        Store::new(&self.connection, &TimeBudget::of_command()).once(sql, parameters)
     }
 }
 

@@ -17,7 +17,7 @@ pub struct NewSession<'a> {
     pub verified_epoch: i32,
     /// A new hash of the same password, where the cost of the stored one is not the configured one.
     pub rehashed: Option<&'a str>,
-    /// The attempt to take back.
+    /// The attempt to give back.
     pub attempt: Uuid,
     /// From where: known from now on.
     pub address: &'a str,
@@ -53,6 +53,7 @@ impl Store<'_> {
     /// Database failures.
     pub fn open_session(&self, new: &NewSession<'_>) -> Result<Option<i64>, ApiError> {
         let opened = self.repeatable(
+            // S23: the epoch of the verification. S25: what is beyond 50 sessions.
             "with verified as (
                  select id, session_epoch from users where id = $2 and is_active and session_epoch = $3
              ), opened as (
@@ -95,7 +96,9 @@ impl Store<'_> {
              ), old_addresses as (
                  delete from known_addresses where (user_id, address) in (
                      select user_id, address from known_addresses
-                     where last_seen < now() - interval '90 days' and user_id <> $2
+                     where last_seen < now() - interval '90 days'
+                         -- a row cannot change twice in one statement: not the one that was just seen
+                         and (user_id, address) <> ($2, $6)
                      order by last_seen limit 100 for update skip locked
                  )
              )
@@ -131,6 +134,7 @@ impl Store<'_> {
     }
 
     fn rotate_once(&self, claim: RefreshClaim) -> Result<Rotation, ApiError> {
+        // S17: any other counter is a reuse. S18: but for the previous token, for 60 seconds after the first rotation.
         let rows = self.repeatable(
             "update sessions as s set
                  counter = case when s.counter = $2 then s.counter + 1 else s.counter end,
@@ -162,6 +166,7 @@ impl Store<'_> {
     /// Database failures.
     pub fn revoke_session(&self, principal: &Principal) -> Result<bool, ApiError> {
         let rows = self.once(
+            // S20
             "update sessions set ended_at = now()
              from local_caller($1, $2) as c
              where sessions.id = $2 and sessions.user_id = c.id
@@ -177,6 +182,7 @@ impl Store<'_> {
     /// Database failures.
     pub fn revoke_all_sessions(&self, principal: &Principal) -> Result<bool, ApiError> {
         let rows = self.once(
+            // S21
             "update users set session_epoch = users.session_epoch + 1
              from local_caller($1, $2) as c
              where users.id = c.id

@@ -76,7 +76,7 @@ impl Store<'_> {
         Ok(rows.first().map(|row| row.try_get("email")).transpose()?)
     }
 
-    /// Stores the new hash, ends every other session and takes the attempt back; false if meanwhile the session ended
+    /// Stores the new hash, ends every other session and gives the attempt back; false if meanwhile the session ended
     /// or the password is no longer the verified one. Both raise the epoch, which must be the same in the session, in the
     /// user, and when the password was verified.
     ///
@@ -90,6 +90,7 @@ impl Store<'_> {
         attempt: Uuid,
     ) -> Result<bool, ApiError> {
         let rows = self.once(
+            // S21
             "with changed as (
                  update users set password_hash = $4, session_epoch = users.session_epoch + 1
                  from local_caller($1, $2) as c
@@ -114,13 +115,14 @@ impl Store<'_> {
         Ok(!rows.is_empty())
     }
 
-    /// Deletes the user with all tasks and sessions, and takes the attempt back; false if meanwhile the session ended
+    /// Deletes the user with all tasks and sessions, and gives the attempt back; false if meanwhile the session ended
     /// or the password is no longer the verified one, as in [`Store::change_password`].
     ///
     /// # Errors
     /// Database failures.
     pub fn delete_user(&self, principal: &Principal, verified_epoch: i32, attempt: Uuid) -> Result<bool, ApiError> {
         let rows = self.once(
+            // S22
             "with gone as (
                  delete from users using local_caller($1, $2) as c
                  where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active

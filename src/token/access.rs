@@ -1,5 +1,5 @@
-//! Access tokens: issued and verified. The library checks the signature, `exp`, `iss` and `aud`; where it is lenient, the
-//! rule stands here.
+//! The access tokens of latchkey: issued and verified. The library checks the signature, `exp`, `iss` and `aud`. It is
+//! lenient about the header, `iat` and the types of claims; these are checked here.
 //!
 //! Source: RFC 9068 (`at+jwt`), RFC 7515 section 4.1.11 (`crit`), RFC 8725 sections 3.1, 3.8, 3.11.
 
@@ -8,17 +8,17 @@ use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BASE64URL, KeySet, Keys, Principal, Token};
+use super::{BASE64URL, KeySet, Keys, Token};
 use crate::better_auth::{LEEWAY_SECONDS, now};
 use crate::config::TokenPolicy;
 use crate::error::TokenError;
 
-/// The longest lifetime that can be configured; no token claims more.
+/// The longest lifetime that can be configured. A token that claims more is refused.
 pub const ACCESS_TOKEN_MAX_SECONDS: i64 = 3600;
 
 const TYPE: &str = "at+jwt";
 
-/// The whole header. A member besides these (`crit`, `jwk`, `b64`, …) makes a token one that we did not issue.
+/// The whole header. A token with any other member (`crit`, `jwk`, `b64`, …) is not one of ours.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OurHeader {
@@ -27,7 +27,7 @@ struct OurHeader {
     kid: String,
 }
 
-/// The whole of the claims; nothing personal.
+/// The whole claims set: no personal data, and any other claim is refused.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Claims {
@@ -40,10 +40,10 @@ struct Claims {
 }
 
 impl Keys {
-    /// An access token for a session.
+    /// Issues an access token for a session.
     ///
     /// # Errors
-    /// The library cannot sign: never seen with HS256.
+    /// The library cannot sign. With HS256 no case is known.
     pub fn issue_access(&self, user: &str, session: Uuid) -> Result<Token, jsonwebtoken::errors::Error> {
         let iat = now();
         let claims = Claims {
@@ -59,11 +59,12 @@ impl Keys {
         jsonwebtoken::encode(&header, &claims, &self.current.access_signing).map(Token)
     }
 
-    /// The user and session that a token of ours speaks for. Asks no database: whether the session lives is the next statement's business.
+    /// Verifies a token of ours and returns the ids of user and session. Asks no database: whether the session is open is
+    /// for the statement that does the work.
     ///
     /// # Errors
     /// The first rule that the token breaks.
-    pub fn verify(&self, token: &str) -> Result<Principal, TokenError> {
+    pub(super) fn verify_access(&self, token: &str) -> Result<(String, Uuid), TokenError> {
         let key = self.key_for(token)?;
         let claims = self.verified_claims(token, key)?;
         let now = now();
@@ -76,7 +77,7 @@ impl Keys {
         if claims.sub.is_empty() || claims.sub.contains('\0') {
             return Err(TokenError::BadClaims);
         }
-        Ok(Principal { subject: claims.sub, session: Some(session) })
+        Ok((claims.sub, session))
     }
 
     /// Whether the key id is one of ours.
@@ -84,13 +85,16 @@ impl Keys {
         self.all().any(|key| key.kid == kid)
     }
 
-    /// The key that the header names, once the header is exactly one that we write: `kid` is a map key and nothing else.
+    /// The key with the header's `kid`, if the header is one that we write. `kid` is compared and never resolved.
     fn key_for(&self, token: &str) -> Result<&KeySet, TokenError> {
         let encoded = token.split('.').next().unwrap_or_default();
         let json = BASE64URL.decode(encoded).map_err(|_| TokenError::Malformed)?;
         let header: OurHeader = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)?;
-        if header.alg != "HS256" || header.typ != TYPE {
-            return Err(TokenError::WrongKind);
+        if header.alg != "HS256" {
+            return Err(TokenError::WrongAlgorithm);
+        }
+        if header.typ != TYPE {
+            return Err(TokenError::WrongType);
         }
         self.all().find(|key| key.kid == header.kid).ok_or(TokenError::UnknownKey)
     }
@@ -109,7 +113,7 @@ impl Keys {
     }
 }
 
-/// What the library is to check: one algorithm, and claims that it would otherwise not miss.
+/// What the library checks: one algorithm, and claims that it would not require by default.
 pub(super) fn rules(policy: &TokenPolicy) -> Validation {
     let mut rules = Validation::new(Algorithm::HS256);
     rules.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);

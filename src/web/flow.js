@@ -1,147 +1,138 @@
 /**
- * The flow, laid open: every request of this page as it was sent, its answer as it came, the same in curl, and what the
- * tokens say. It listens at `fetch`, so that nothing is shown that did not happen. Passwords are struck out before
- * anything is kept; tokens are shown only where the reader asks for them. All of it stays in this page.
+ * The timeline: every request of this page as it was sent, its answer as it came, what it means, and the same in bash. It
+ * listens at `fetch`, so that only what happened is shown. Of passwords nothing is kept, of tokens a reference.
  */
 
-const TOKEN = /(eyJ[\w-]+\.[\w-]+\.[\w-]+|lkr_[\w-]+)/g;
-const PASSWORDS = ["password", "current_password", "new_password"];
+import { PASSWORDS, copyButton, curlOf, startShell } from "./shell.js";
+import { $, accessToken, el, forget, hold, startTokens, withTokens, withoutTokens } from "./token.js";
+
 const STRUCK_OUT = "••••••••";
 const MOST_EXCHANGES = 100;
-
-/** What an operation is for, by method and path; the first that fits. */
-const LESSONS = [
-  ["POST", /^\/auth\/register$/, "Make an account", "The password crosses the network, is hashed with bcrypt and forgotten: the server keeps the hash alone. There is no token yet; being registered is not being logged in."],
-  ["POST", /^\/auth\/login$/, "Log in", "E-mail and password buy two tokens. The access token is shown with every request and lives for minutes. The refresh token does one thing: it buys the next pair."],
-  ["POST", /^\/auth\/refresh$/, "Refresh", "The refresh token is good once. It buys a new access token and its own successor. Presented again later it ends the session, because then two parties hold it, and one of them may have stolen it."],
-  ["POST", /^\/auth\/logout$/, "Log out", "The session is over on the server, and with it its access token, however long that would still have lived."],
-  ["POST", /^\/auth\/logout-all$/, "Log out everywhere", "One number on the user is raised. Every session that was opened under the old number is over with the next request."],
-  ["GET", /^\/auth\/me$/, "Ask who the token speaks for", "The signature is checked without the database. Then one statement finds out whether the session still lives and the user is active, and brings the user."],
-  ["PUT", /^\/auth\/password$/, "Change the password", "The current password is asked for again: a token alone is not enough for this. Every other session ends, this one goes on."],
-  ["POST", /^\/auth\/delete$/, "Delete the account", "The password once more, then the user, the tasks and the sessions go in one statement."],
-  ["GET", /^\/api\/[^/]+\/tasks$/, "List tasks", "“me” in the path stands for the token’s own user. While there is more, the Link field of the answer leads to the next page."],
-  ["POST", /^\/api\/[^/]+\/tasks$/, "Add a task", "Who owns it is taken from the token, never from the body: nobody can write into another’s list."],
-  ["GET", /^\/api\/[^/]+\/tasks\/[^/]+$/, "Read a task", "Someone else’s task and no task at all are the same 404, so that nobody learns which ids exist."],
-  ["PUT", /^\/api\/[^/]+\/tasks\/[^/]+$/, "Change a task", "What the body does not name stays as it is. The same request twice gives the same task, so a client may repeat it."],
-  ["PATCH", /^\/api\/[^/]+\/tasks\/[^/]+\/complete$/, "Complete a task, or not", "With a value in the body the flag is set, which is safe to repeat. Without a body it would be turned round."],
-  ["DELETE", /^\/api\/[^/]+\/tasks\/[^/]+$/, "Delete a task", "204: it worked, and there is nothing to say about it."],
-];
-
-/** What a refusal says about the flow. */
-const REFUSALS = {
-  0: "No answer came: the server is away or this device is offline. What was sent may or may not have arrived.",
-  401: "The server does not know who asks. WWW-Authenticate names the way to say it and, where a token came, that it is no good.",
-  403: "The server knows who asks, and the answer is no.",
-  404: "There is nothing here for this user.",
-  409: "What was asked for contradicts what is there.",
-  422: "It is JSON, but a rule is broken. The errors member names each one, never the value.",
-  429: "Too many attempts from here. Retry-After says how many seconds to wait; asking earlier does not prolong it.",
-  503: "The server is busy or its database is away. Retry-After says when to come back.",
-};
-
-/** HTTP leaves the words to taste, and this server leaves them out. */
+/** Header fields that carry the flow. */
+const KEY_HEADERS = ["authorization", "www-authenticate", "retry-after", "location", "link"];
+/** This server leaves HTTP's own words out. */
 const REASONS = { 200: "OK", 201: "Created", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict", 422: "Unprocessable Content", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable" };
 
-/** What each member of the header and each claim is for. */
-const MEANINGS = {
-  alg: "Algorithm. The server goes by the key, never by this.",
-  typ: "Type: an access token. No other kind of token passes for one.",
-  kid: "Key id: which of the server’s keys signed it.",
-  iss: "Issuer: who made the token.",
-  aud: "Audience: whom it is meant for.",
-  sub: "Subject: the user that it speaks for.",
-  sid: "Session: what logging out ends.",
-  iat: "Issued at.",
-  exp: "Expires. From then on it is worth nothing.",
-};
+/** What the page's templates say: by method and path, and by experiment. The first operation that fits counts. */
+const wordsIn = (list) => Object.fromEntries([...list.querySelectorAll("dt")].map((term) => [term.textContent, term.nextElementSibling.textContent]));
+const OPERATIONS = [...$("operations").content.children].map((list) => {
+  const { method, path, step } = list.dataset;
+  const pattern = path === "*" ? /./ : new RegExp(`^${path.replaceAll("*", "[^/]+")}$`);
+  return { method, pattern, step, name: list.title, words: wordsIn(list) };
+});
+const LESSONS = Object.fromEntries([...$("lessons").content.children].map((list) => [list.dataset.of, wordsIn(list)]));
 
-/** An element with properties, attributes where there is no such property, and children. Text stays text. */
-export function el(name, properties = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key in element) element[key] = value;
-    else element.setAttribute(key, value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
+const state = { exchanges: [], base: "", count: 0, inFlight: 0, send: null, experiment: null, account: () => "", current: null };
 
-/** Minutes and seconds, for a person. */
-export function clock(seconds) {
-  const whole = Math.max(0, Math.ceil(seconds));
-  const [minutes, rest] = [Math.floor(whole / 60), whole % 60];
-  return minutes > 0 ? `${minutes} min ${String(rest).padStart(2, "0")} s` : `${rest} s`;
-}
-
-const $ = (id) => document.getElementById(id);
-const state = { exchanges: [], tokens: null, base: "", count: 0 };
-const isShown = () => $("show-tokens").checked;
-
-/** Starts listening to `fetch`. `base` is the server's address, for the lines of curl. */
-export function layOpen(base) {
-  state.base = base;
-  const send = window.fetch.bind(window);
-  window.fetch = async (url, request = {}) => {
-    const exchange = begin(String(url), request);
-    try {
-      const response = await send(url, request);
-      finish(exchange, response, await response.clone().text());
-      return response;
-    } catch (cause) {
-      finish(exchange, null, "");
-      throw cause;
-    }
-  };
-  $("show-tokens").addEventListener("change", () => {
-    for (const exchange of state.exchanges) render(exchange);
-    inspect();
-  });
+/** Starts listening to `fetch`. `base` is the server's address, `account` gives the user's e-mail. */
+export function startFlow(base, account) {
+  Object.assign(state, { base, account, send: window.fetch.bind(window) });
+  window.fetch = (url, request) => exchanged(String(url), request);
+  startTokens(() => state.exchanges.forEach(render));
+  startShell(base, account, () => state.exchanges.filter(({ status }) => status !== null));
   $("clear").addEventListener("click", clear);
-  offerExperiments();
-  inspect();
-  setInterval(tick, 1000);
+  $("present").addEventListener("click", () => present(!isPresenting()));
+  for (const [id, by] of [["previous", -1], ["next", 1]]) $(id).addEventListener("click", () => move(by));
+  document.addEventListener("keydown", onKey);
+  showWhetherEmpty();
 }
 
-function begin(url, { method = "GET", headers = {}, body }) {
+/**
+ * A request of an experiment's own. `token` goes along; `original` is what it was altered from, `note` how, and `forged`
+ * makes the same token in bash; `who` sends it, where that is not the page; `successor` is the refresh token that is due.
+ */
+export async function send(path, { token, body, method = body ? "POST" : "GET", ...extras } = {}) {
+  const headers = { ...(token && { Authorization: `Bearer ${token}` }), ...(body && { "Content-Type": "application/json" }) };
+  const response = await exchanged(state.base + path, { method, headers, body: body && JSON.stringify(body) }, { isOwn: false, ...extras });
+  return response.json().catch(() => null);
+}
+
+/** Runs `act`; what is sent meanwhile carries the experiment's name and words. `alter` changes the first token. */
+export async function during({ id, name, alter = null }, act) {
+  state.experiment = { name, alter, words: LESSONS[id] ?? {}, count: 0 };
+  try {
+    return await act();
+  } finally {
+    state.experiment = null;
+    if (!accessToken()) forget();
+  }
+}
+
+async function exchanged(url, given = {}, extras = {}) {
+  const { request, ...alteration } = altered(given);
+  const exchange = begin(url, request, { ...extras, ...alteration });
+  try {
+    const response = await state.send(url, request);
+    finish(exchange, response, await response.clone().text());
+    return response;
+  } catch (cause) {
+    finish(exchange, null, "");
+    throw cause;
+  }
+}
+
+/** The request, or what the experiment makes of the first that carries a token. */
+function altered(request) {
+  const original = request.headers?.Authorization?.replace("Bearer ", "");
+  if (!state.experiment?.alter || !original) return { request };
+  const { token, ...extras } = state.experiment.alter(original);
+  state.experiment.alter = null;
+  return { request: { ...request, headers: { ...request.headers, Authorization: `Bearer ${token}` } }, original, ...extras };
+}
+
+function begin(url, { method = "GET", headers = {}, body }, extras) {
   const { pathname, search } = new URL(url, location.href);
+  const path = pathname.slice(new URL(state.base).pathname.replace(/\/$/, "").length);
+  const { step, name, words } = operationOf(method, path);
+  const nth = state.experiment ? (state.experiment.count += 1) : 0;
   const exchange = {
-    number: (state.count += 1),
-    method,
-    path: pathname.slice(new URL(state.base).pathname.replace(/\/$/, "").length) + search,
-    headers: Object.entries(headers),
-    sent: body ? withoutPasswords(JSON.parse(body)) : null,
-    startedAt: performance.now(),
-    answer: null,
-    view: el("li"),
+    isOwn: true, step, name, words, method, nth, path: path + search, number: (state.count += 1), experiment: state.experiment,
+    headers: Object.entries(headers).map(([key, value]) => [key, withoutTokens(value, extras.original)]),
+    sent: body ? withoutSecrets(JSON.parse(body)) : null,
+    startedAt: performance.now(), status: null, isOpen: null, tab: extras.original ? "Request" : "Answer", view: el("li", { className: "exchange" }),
+    ...extras, original: null,
   };
-  state.exchanges.unshift(exchange);
-  $("exchanges").prepend(exchange.view);
-  for (const old of state.exchanges.splice(MOST_EXCHANGES)) old.view.remove();
+  state.exchanges.push(exchange);
+  state.inFlight += 1;
+  document.documentElement.classList.add("busy");
+  $("exchanges").append(exchange.view);
+  while (state.exchanges.length > MOST_EXCHANGES) drop();
   showWhetherEmpty();
   render(exchange);
+  reveal(exchange);
   return exchange;
 }
 
-const withoutPasswords = (body) =>
-  Object.fromEntries(Object.entries(body).map(([name, value]) => [name, PASSWORDS.includes(name) ? STRUCK_OUT : value]));
+const operationOf = (method, path) => OPERATIONS.find((each) => [method, "*"].includes(each.method) && each.pattern.test(path));
 
-function finish(exchange, response, text) {
-  exchange.milliseconds = performance.now() - exchange.startedAt;
-  exchange.answer = {
-    status: response?.status ?? 0,
-    reason: response?.statusText || REASONS[response?.status] || "",
-    headers: response ? [...response.headers] : [],
-    body: pretty(text),
-  };
-  learn(exchange, text);
-  // The newest answer lies open; what the reader opened stays.
-  for (const other of state.exchanges) if (other.isOpen === undefined && other !== exchange) fold(other);
-  render(exchange, true);
+function withoutSecrets(body) {
+  const kept = (name, value) => (PASSWORDS.includes(name) ? STRUCK_OUT : typeof value === "string" ? withoutTokens(value) : value);
+  return Object.fromEntries(Object.entries(body).map(([name, value]) => [name, kept(name, value)]));
 }
 
-function fold(exchange) {
-  const details = exchange.view.querySelector("details");
-  if (details) details.open = false;
+/** Makes room: lists first, they are the least to be missed. */
+const drop = () => state.exchanges.splice(Math.max(0, state.exchanges.findIndex(isList)), 1)[0].view.remove();
+
+const isList = ({ method, path }) => method === "GET" && /^\/api\/[^/]+\/tasks(\?|$)/.test(path);
+
+function finish(exchange, response, text) {
+  const isPair = response?.status === 200 && ["/auth/login", "/auth/refresh"].includes(exchange.path);
+  if (isPair && exchange.isOwn) hold(JSON.parse(text));
+  exchange.milliseconds = performance.now() - exchange.startedAt;
+  exchange.status = response?.status ?? 0;
+  exchange.reason = response?.statusText || REASONS[exchange.status] || "";
+  exchange.answerHeaders = response ? [...response.headers].map(([name, value]) => [name, withoutTokens(value)]) : [];
+  exchange.body = withoutTokens(pretty(text));
+  exchange.isSame = Boolean(exchange.successor) && text.includes(exchange.successor);
+  exchange.lesson = lessonOf(exchange);
+  exchange.successor &&= "";
+  // Lists stay folded; of the rest the newest lies open, and what tells a step of the flow stays so.
+  for (const other of state.exchanges) if (other !== exchange && other.isOpen === null && !isStep(other)) fold(other);
+  state.inFlight -= 1;
+  document.documentElement.classList.toggle("busy", state.inFlight > 0);
+  render(exchange);
+  reveal(exchange);
+  document.dispatchEvent(new CustomEvent("exchange", { detail: exchange }));
 }
 
 function pretty(text) {
@@ -152,26 +143,24 @@ function pretty(text) {
   }
 }
 
-/** Takes note of tokens that came and of sessions that ended. */
-function learn({ path, answer: { status } }, text) {
-  if (status === 200 && ["/auth/login", "/auth/refresh"].includes(path)) {
-    const { access_token, refresh_token, refresh_expires_in } = JSON.parse(text);
-    const [header, claims] = access_token.split(".").slice(0, 2).map(decoded);
-    state.tokens = { access_token, refresh_token, header, claims, sessionEnds: Date.now() + refresh_expires_in * 1000 };
-  }
-  const ends = status === 204 && /^\/auth\/(logout|logout-all|delete)$/.test(path);
-  if (ends || (status === 401 && path === "/auth/refresh")) state.tokens = null;
-  $("experiments").hidden = !state.tokens;
-  inspect();
+/** The words for this very answer: the experiment's, the operation's, or the status's. */
+function lessonOf({ words, experiment, nth, path, status, headers, successor, isSame }) {
+  const isBare = status === 401 && !headers.some(([name]) => name === "Authorization");
+  const own = !successor || isSame ? experiment?.words[`${nth} ${path} ${status}`] : null;
+  return own ?? words[status] ?? OPERATIONS.at(-1).words[isBare ? "401 bare" : status] ?? "";
 }
 
-function decoded(part) {
-  const bytes = Uint8Array.from(atob(part.replace(/-/g, "+").replace(/_/g, "/")), (letter) => letter.charCodeAt(0));
-  return JSON.parse(new TextDecoder().decode(bytes));
+const isStep = ({ step, status }) => status >= 400 || status === 0 || step !== "request";
+
+function isUnfolded(exchange) {
+  if (exchange.isOpen !== null) return exchange.isOpen;
+  return isStep(exchange) || (exchange === state.exchanges.at(-1) && exchange.status !== null && !isList(exchange));
 }
+
+const fold = ({ view }) => view.querySelector("details")?.removeAttribute("open");
 
 function clear() {
-  state.exchanges = [];
+  Object.assign(state, { exchanges: [], current: null });
   $("exchanges").replaceChildren();
   showWhetherEmpty();
   $("flow").focus();
@@ -180,180 +169,146 @@ function clear() {
 function showWhetherEmpty() {
   const isEmpty = state.exchanges.length === 0;
   $("flow-empty").hidden = !isEmpty;
-  $("flow-note").hidden = isEmpty;
   $("clear").hidden = isEmpty;
+  document.body.classList.toggle("fresh", isEmpty && !accessToken());
 }
 
-// ------------------------------------------------------------------------------------------------- one exchange
+/** The newest answer comes into view. */
+function reveal(exchange) {
+  show(exchange);
+  exchange.view.scrollIntoView({ block: "start" });
+}
 
-function render(exchange, opens) {
+export const stepOf = ({ step, status }) => (step === "request" && status === 401 ? "refused" : step);
+
+/** The last exchange of this step of the map comes into view. */
+export function revealStep(step) {
+  const found = state.exchanges.findLast((each) => stepOf(each) === step);
+  if (found) reveal(found);
+}
+
+function render(exchange) {
+  const { number, method, path, status, milliseconds, name, experiment, who, lesson } = exchange;
   const before = exchange.view.querySelector("details");
-  const { number, method, path, answer } = exchange;
-  const [name, lesson] = lessonOf(method, path);
-  const status = answer?.status;
-  const kind = !answer ? "quiet" : status === 0 || status >= 500 ? "bad" : status >= 400 ? "warn" : "good";
-  const outcome = !answer ? "…" : status === 0 ? "no answer" : `${status} · ${Math.round(exchange.milliseconds)} ms`;
-  const details = el("details", { className: "exchange", open: opens ?? before?.open ?? false },
-    el("summary", {},
-      el("span", { className: "number" }, `${number}`),
-      el("span", { className: "method" }, method),
+  const focus = before?.contains(document.activeElement) ? document.activeElement.id : "";
+  const kind = status === null ? "pending" : status === 0 || status >= 500 ? "failed" : status >= 400 ? "refused" : "fine";
+  const outcome = status === null ? "…" : status === 0 ? "No answer" : `${status} ${exchange.reason}`;
+  const details = el("details", { open: isUnfolded(exchange) },
+    el("summary", { id: `exchange-${number}` },
+      el("span", { className: "number" }, String(number)),
+      el("span", { className: `method ${method.toLowerCase()}` }, method),
       el("span", { className: "path" }, path),
-      el("span", { className: `outcome ${kind}` }, outcome),
-      el("span", { className: "name" }, name)),
-    el("div", { className: "body" },
-      el("p", { className: "lesson" }, lesson, REFUSALS[status] ? el("strong", {}, ` ${REFUSALS[status]}`) : null),
-      el("div", { className: "wires" },
-        wire("Request", requestText(exchange)),
-        wire("Answer", answer ? answerText(answer) : "…"),
-        wire("The same in curl", curlOf(exchange), { wide: true, copies: true }))));
+      el("span", { className: `status ${kind}` }, outcome),
+      el("span", { className: "name" }, name,
+        who ? el("span", { className: "tag who" }, who) : null,
+        experiment ? el("span", { className: "tag" }, experiment.name) : null),
+      el("span", { className: "time" }, milliseconds === undefined ? "" : `${Math.round(milliseconds)} ms`)),
+    el("div", { className: "body" }, lesson ? el("p", { className: "lesson" }, lesson) : null, ...tabs(exchange)));
   details.querySelector("summary").addEventListener("click", () => (exchange.isOpen = !details.open));
-  const hadFocus = before?.querySelector("summary") === document.activeElement;
+  exchange.view.dataset.kind = kind;
+  exchange.view.classList.toggle("in-experiment", experiment !== null);
   exchange.view.replaceChildren(details);
-  if (hadFocus) details.querySelector("summary").focus();
+  if (focus) $(focus)?.focus();
 }
 
-function lessonOf(method, path) {
-  const plain = path.split("?")[0];
-  const found = LESSONS.find(([verb, pattern]) => verb === method && pattern.test(plain));
-  return found ? found.slice(2) : ["Another request", ""];
-}
-
-function requestText({ method, path, headers, sent }) {
-  const head = [`${method} ${path}`, ...headers.map(([name, value]) => `${name}: ${value}`)].join("\n");
-  return sent ? `${head}\n\n${JSON.stringify(sent, null, 2)}` : head;
-}
-
-function answerText({ status, reason, headers, body }) {
-  if (status === 0) return "No answer came.";
-  const head = [`${status} ${reason}`.trim(), ...headers.map(([name, value]) => `${name}: ${value}`)].join("\n");
-  return body ? `${head}\n\n${body}` : head;
-}
-
-/** A line for a shell. What is not shown stands as a variable, as in the README's flow. */
-function curlOf({ method, path, headers, sent }) {
-  const parts = [method === "GET" || (method === "POST" && sent) ? "curl -sS" : `curl -sS -X ${method}`];
-  parts[0] += ` ${quoted(state.base + path)}`;
-  for (const [name, value] of headers) {
-    const isHidden = name === "Authorization" && !isShown();
-    parts.push(isHidden ? '-H "Authorization: Bearer $token"' : `-H ${quoted(`${name}: ${value}`)}`);
-  }
-  if (sent) {
-    const hidden = Object.keys(sent).filter((name) => PASSWORDS.includes(name) || (name === "refresh_token" && !isShown()));
-    const marked = Object.entries(sent).map(([name, value]) => [name, hidden.includes(name) ? `\u0000${name}\u0000` : value]);
-    const json = quoted(JSON.stringify(Object.fromEntries(marked)));
-    parts.push(`-d ${json.replace(/\\u0000(\w+)\\u0000/g, `'"$$$1"'`)}`);
-  }
-  return parts.join(" \\\n  ");
-}
-
-const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
-
-function wire(title, text, { wide = false, copies = false } = {}) {
-  const heading = el("h4", {}, title);
-  if (copies) heading.append(copyButton(text));
-  return el("div", { className: wide ? "wire wide" : "wire" }, heading, el("pre", {}, ...masked(text)));
-}
-
-/** The text with each token shortened, unless the reader asked for them. */
-function masked(text) {
-  return text.split(TOKEN).map((part, index) => (index % 2 === 1 ? el("mark", {}, shortened(part)) : part));
-}
-
-const shortened = (token) => (isShown() ? token : `${token.slice(0, 7)}…`);
-
-function copyButton(text) {
-  const button = el("button", { type: "button", className: "plain" }, "Copy");
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "Select it by hand";
-    }
-    $("announcement").textContent = button.textContent;
-    setTimeout(() => (button.textContent = "Copy"), 2000);
-  });
-  return button;
-}
-
-// -------------------------------------------------------------------------------------------------- the tokens
-
-function inspect() {
-  const { tokens } = state;
-  $("chip").hidden = !tokens;
-  if (!tokens) {
-    const words = "No token yet. Logging in gives two: one to show with every request, one that buys the next pair.";
-    $("inspector").replaceChildren(el("p", { className: "quiet" }, words));
-    return;
-  }
-  const { claims, header } = tokens;
-  $("inspector").replaceChildren(
-    el("h3", {}, "Access token"),
-    el("p", { className: "quiet" }, "Three parts: header, claims, signature. Anybody can read the first two; only the server can make the third. It stays in this page’s memory and is gone with a reload, which is why reloading shows a refresh."),
-    el("p", { className: "raw" }, ...coloured(tokens.access_token)),
-    el("div", { className: "life", id: "life" }, el("progress", { max: claims.exp - claims.iat, "aria-label": "What is left of the access token’s life" }), el("strong"), el("span", { className: "quiet" })),
-    claimTable("Header", "header", header),
-    claimTable("Claims", "claims", claims),
-    el("div", { className: "token" },
-      el("h3", {}, "Refresh token"),
-      el("p", { className: "raw signature" }, shortened(tokens.refresh_token)),
-      el("p", { className: "quiet" }, `Opaque: there is nothing in it for anybody but the server. Good once. It is kept in this tab’s session storage. The session ends on ${new Date(tokens.sessionEnds).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })} unless it is refreshed before.`)));
-  tick();
-}
-
-function coloured(token) {
-  const kinds = ["header", "claims", "signature"];
-  return token.split(".").flatMap((part, index) => {
-    const text = isShown() ? part : index < 2 ? `${part.slice(0, 24)}…` : "•••";
-    return [index > 0 ? "." : null, el("span", { className: kinds[index] }, text)].filter(Boolean);
-  });
-}
-
-function claimTable(title, className, members) {
-  const rows = Object.entries(members).map(([name, value]) => {
-    const isTime = name === "iat" || name === "exp";
-    const time = isTime ? el("small", { "data-time": value }, new Date(value * 1000).toLocaleTimeString()) : null;
-    return el("tr", {},
-      el("th", { scope: "row", className }, name),
-      el("td", { className: "value" }, String(value), time),
-      el("td", {}, MEANINGS[name] ?? ""));
-  });
-  return el("table", { className: "claim-table" }, el("caption", {}, title), el("tbody", {}, ...rows));
-}
-
-/** Once a second: what is left of the access token. */
-function tick() {
-  const life = $("life");
-  if (!life || !state.tokens) return;
-  const left = state.tokens.claims.exp - Date.now() / 1000;
-  const [bar, text, note] = life.children;
-  $("chip").textContent = left > 0 ? `Token: ${clock(left)}` : "Token: expired";
-  bar.value = Math.max(0, left);
-  life.classList.toggle("late", left <= 30);
-  text.textContent = left > 0 ? `${clock(left)} left` : "expired";
-  note.textContent = left > 30 ? "under 30 s the next request refreshes it first" : "the next request refreshes it first";
-}
-
-// --------------------------------------------------------------------------------------------------- refusals
-
-function offerExperiments() {
-  const bearer = () => ({ Authorization: `Bearer ${state.tokens.access_token}` });
-  const forged = () => {
-    const [header, claims, signature] = state.tokens.access_token.split(".");
-    return { Authorization: `Bearer ${header}.${claims}.${signature.slice(0, -6)}forged` };
+/** Request, Answer and curl, of which one is shown. */
+function tabs(exchange) {
+  const contents = { Request: requestOf, Answer: answerOf, curl: bashOf };
+  const names = Object.keys(contents);
+  const id = (kind, name) => `${kind}-${exchange.number}-${name.toLowerCase()}`;
+  const choose = (name) => {
+    exchange.tab = name;
+    render(exchange);
+    $(id("tab", name)).focus();
   };
-  const json = { "Content-Type": "application/json" };
-  const choices = [
-    ["No token", "/auth/me", () => ({})],
-    ["A forged signature", "/auth/me", () => ({ headers: forged() })],
-    ["Another user’s list", "/api/somebody-else/tasks", () => ({ headers: bearer() })],
-    ["A task that is not there", "/api/me/tasks/no-such-task", () => ({ headers: bearer() })],
-    ["A member that is not known", "/api/me/tasks", () => ({ method: "POST", headers: { ...bearer(), ...json }, body: JSON.stringify({ title: "Mine", user_id: "somebody-else" }) })],
-  ];
-  const buttons = choices.map(([label, path, request]) => {
-    const button = el("button", { type: "button" }, label);
-    button.addEventListener("click", () => window.fetch(state.base + path, request()).catch(() => {}));
-    return button;
+  const list = el("div", { className: "tabs", role: "tablist", "aria-label": `Exchange ${exchange.number}` }, names.map((name) => {
+    const isChosen = name === exchange.tab;
+    return el("button", { type: "button", role: "tab", id: id("tab", name), tabIndex: isChosen ? 0 : -1, ariaSelected: String(isChosen), "aria-controls": id("panel", name), onclick: () => choose(name) }, name);
+  }));
+  list.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    choose(names.at((names.indexOf(exchange.tab) + step) % names.length));
+    event.preventDefault();
   });
-  document.querySelector("#experiments .choices").append(...buttons);
+  const panel = (name) => el("div", { className: "panel", role: "tabpanel", id: id("panel", name), hidden: name !== exchange.tab, "aria-labelledby": id("tab", name) }, contents[name](exchange));
+  return [list, ...names.map(panel)];
+}
+
+function requestOf({ method, path, headers, sent, note }) {
+  const line = el("p", { className: "line" }, el("span", { className: `method ${method.toLowerCase()}` }, method), ` ${path}`);
+  const remark = note ? el("p", { className: "remark" }, el("mark", {}, "Altered"), ` ${note}`) : null;
+  return [line, remark, headersOf(headers), sent ? bodyOf(JSON.stringify(sent, null, 2), "Body of the request") : null];
+}
+
+function answerOf({ status, reason, answerHeaders, body, isSame }) {
+  if (status === null) return [el("p", { className: "quiet" }, "On its way…")];
+  if (status === 0) return [el("p", { className: "quiet" }, "No answer came.")];
+  const line = el("p", { className: "line" }, `${status} ${reason}`);
+  const same = isSame ? [el("p", { className: "remark" }, el("mark", {}, "The same"), " refresh_token as in the answer before.")] : [];
+  return [line, same, headersOf(answerHeaders), body ? bodyOf(body, "Body of the answer") : el("p", { className: "quiet" }, "No body.")];
+}
+
+function headersOf(headers) {
+  if (headers.length === 0) return el("p", { className: "quiet" }, "No headers of the page’s own.");
+  const isKey = ([name]) => KEY_HEADERS.includes(name.toLowerCase());
+  const line = ([name, value]) => el("div", { className: isKey([name]) ? "key" : "" }, el("dt", {}, name), el("dd", {}, withTokens(value)));
+  const list = (shown, className) => (shown.length ? el("dl", { className }, shown.map(line)) : null);
+  const count = el("summary", {}, `${headers.length} ${headers.length === 1 ? "header" : "headers"}`);
+  return [el("details", { className: "headers" }, count, list(headers, "fields")), list(headers.filter(isKey), "fields keys")];
+}
+
+const bodyOf = (json, label) => el("pre", { tabIndex: 0, role: "group", "aria-label": label }, highlighted(json));
+
+/** JSON in colours; the type of a problem leads to its paragraph. */
+function highlighted(json) {
+  const PIECES = /("(?:\\.|[^"\\])*")(\s*:)?|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\b(?:true|false|null)\b/g;
+  const nodes = [];
+  let end = 0;
+  for (const { 0: piece, 1: text, 2: colon, index } of json.matchAll(PIECES)) {
+    nodes.push(json.slice(end, index));
+    end = index + piece.length;
+    if (colon) nodes.push(el("span", { className: "member" }, text), colon);
+    else if (/^"\/docs#[\w-]+"$/.test(piece)) nodes.push('"', el("a", { href: piece.slice(2, -1), target: "_blank", rel: "noopener" }, piece.slice(1, -1)), '"');
+    else nodes.push(el("span", { className: text ? "text" : "value" }, withTokens(piece)));
+  }
+  return [...nodes, json.slice(end)];
+}
+
+function bashOf(exchange) {
+  const line = curlOf(exchange, state.account());
+  return [el("pre", { tabIndex: 0, role: "group", "aria-label": "The same in bash" }, line), copyButton("Copy", () => line)];
+}
+
+const isPresenting = () => document.body.classList.contains("presenting");
+
+/** One exchange over the full width. */
+function present(isOn) {
+  document.body.classList.toggle("presenting", isOn);
+  $("present").setAttribute("aria-pressed", String(isOn));
+  if (isOn) show(state.current ?? state.exchanges.at(-1));
+}
+
+/** The exchange that present mode is at. */
+function show(exchange) {
+  state.current = exchange ?? null;
+  for (const each of state.exchanges) each.view.classList.toggle("current", each === exchange);
+  const index = state.exchanges.indexOf(exchange);
+  $("position").textContent = index < 0 ? "Nothing yet" : `${index + 1} of ${state.exchanges.length}`;
+  if (isPresenting() && exchange) exchange.view.querySelector("details").open = true;
+}
+
+function move(by) {
+  const exchange = state.exchanges[state.exchanges.indexOf(state.current) + by];
+  if (exchange) show(exchange);
+}
+
+function onKey(event) {
+  const isTyping = event.target.closest?.("input:not([type=checkbox], [type=radio]), textarea, select");
+  if (isTyping || event.ctrlKey || event.metaKey || event.altKey || $("shell").open) return;
+  const by = { ArrowLeft: -1, ArrowUp: -1, PageUp: -1, ArrowRight: 1, ArrowDown: 1, PageDown: 1 }[event.key];
+  if (event.key.toLowerCase() === "p") return present(!isPresenting());
+  if (!isPresenting() || event.target.closest?.("[role=tablist], [type=radio], pre")) return;
+  if (event.key === "Escape") return present(false);
+  if (by) move(by), event.preventDefault();
 }

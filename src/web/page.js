@@ -1,22 +1,34 @@
 /**
- * The page's tasks and account, on top of `api.js`. Every state has its place: looking for a session, logged out, no
- * tasks, loading, refused, offline, too many attempts.
+ * The page's session, account and map, on top of `api.js`. Every state has its place: looking for a session, a server
+ * that cannot answer, logged out, logged in, offline, too many attempts.
  */
 
 import { createClient } from "./api.js";
-import { clock, el, layOpen } from "./flow.js";
+import { allowExperiments, run, startExperiments } from "./experiments.js";
+import { revealStep, startFlow, stepOf } from "./flow.js";
+import { addTask, clearTasks, loadTasks, startTasks } from "./tasks.js";
+import { $, clock, el, letGo } from "./token.js";
 
-const PAGE_SIZE = 50;
-const $ = (id) => document.getElementById(id);
+const STORED = "latchkey.refresh_token";
+const RETRY_SECONDS = 5;
+const PATIENCE_MS = 500;
+/** The server's fields: in the user's words, and the input of each. */
+const FIELDS = {
+  email: ["The e-mail", "email"], password: ["The password", "password"], title: ["The title", "title"], description: ["The description", "description"],
+  current_password: ["The current password", "current"], new_password: ["The new password", "new"],
+};
 const base = new URL(".", location.href).href.replace(/\/$/, "");
+const session = { client: null, email: "", refreshToken: () => sessionStorage.getItem(STORED), renew: () => newClient().me(), logout: () => logout() };
+const storage = tabStorage();
+/** Until when something is locked, by what it is about. */
+const locks = new Map();
 
-const client = createClient({ baseUrl: base, storage: tabStorage(), onUnauthorized: () => leaveWith("The session is over. Log in again.") });
-
-/** The tasks on the page and the rest of them; a newer list takes the place of `rest`. */
-const list = { tasks: new Map(), rest: null, hasMore: false };
-
-layOpen(base);
-start();
+/** A client that knows nothing but the stored refresh token, as after a reload: its first request refreshes. */
+function newClient() {
+  const onUnauthorized = () => session.client === client && leave("The session is over. Log in again.");
+  const client = createClient({ baseUrl: base, storage, onUnauthorized });
+  return (session.client = client);
+}
 
 /**
  * This tab's storage, so that a reload goes on where it was. A duplicated tab holds the same refresh token, which is
@@ -24,345 +36,248 @@ start();
  */
 function tabStorage() {
   const channel = new BroadcastChannel("latchkey");
+  const put = (name, now) => (now ? sessionStorage.setItem(name, now) : sessionStorage.removeItem(name));
   channel.addEventListener("message", ({ data: { name, before, now } }) => {
     if (sessionStorage.getItem(name) !== before) return;
-    if (now) sessionStorage.setItem(name, now);
-    else sessionStorage.removeItem(name);
-    if (!now) leaveWith("Logged out in another tab.");
+    put(name, now);
+    if (!now) leave("Logged out in another tab.");
   });
   const change = (name, now) => {
     const before = sessionStorage.getItem(name);
-    if (now) sessionStorage.setItem(name, now);
-    else sessionStorage.removeItem(name);
+    put(name, now);
     if (before) channel.postMessage({ name, before, now });
   };
   return { getItem: (name) => sessionStorage.getItem(name), setItem: change, removeItem: (name) => change(name, null) };
 }
 
+/** Goes on with the stored session, if there is one. Where the server cannot answer, the session is kept. */
 async function start() {
-  connectForms();
-  window.addEventListener("offline", showConnection);
-  window.addEventListener("online", () => (showConnection(), $("member").hidden || loadTasks()));
-  showConnection();
-  if (!sessionStorage.length) return show("guest");
-  const { data, error } = await client.me();
+  if (!session.refreshToken()) return newClient(), show("guest");
+  if ($("away").hidden) show("starting");
+  const { data, error } = await session.renew();
   if (data) return enter(data.email);
-  show("guest");
-  // The session may well live: only the server could not be asked.
-  if (error.status !== 401) complain($("sign"), error, "Reload the page to go on with your session.");
+  if (error.status === 401) return;
+  showAway(error.detail);
+  const timer = setTimeout(start, (error.retryAfter ?? RETRY_SECONDS) * 1000);
+  $("try-again").onclick = () => (clearTimeout(timer), start());
 }
+
+const showAway = (reason) => (($("away-reason").textContent = reason), show("away"));
 
 function show(name) {
-  for (const id of ["starting", "guest", "member"]) $(id).hidden = id !== name;
-}
-
-function showConnection() {
-  $("connection").hidden = navigator.onLine;
-  $("connection").textContent = navigator.onLine ? "" : "You are offline. What is shown may be old; nothing can be changed until you are back.";
-}
-
-async function enter(email) {
-  $("who").textContent = email ?? "";
-  $("who").title = email ?? "";
+  for (const id of ["starting", "away", "guest", "member"]) $(id).hidden = id !== name;
   for (const form of document.forms) forget(form);
-  for (const field of document.getElementsByName("username")) field.value = email ?? "";
+  document.body.dataset.session = name;
+  allowExperiments(name === "member");
+}
+
+function enter(email) {
+  session.email = email ?? "";
+  $("who").textContent = $("who").title = session.email;
   show("member");
+  for (const field of document.getElementsByName("username")) field.value = session.email;
   $("title").focus();
-  await loadTasks();
+  loadTasks(session.client);
 }
 
-/** Back to the form, with the reason. */
-function leaveWith(reason) {
-  const wasInside = !$("member").hidden;
-  list.tasks.clear();
-  $("tasks").replaceChildren();
-  for (const form of document.forms) forget(form);
+/** Back to the form, with the reason; nothing of the session stays. `state` is the token's. */
+function leave(reason, state = "revoked") {
+  const wasInside = $("member").contains(document.activeElement) || document.activeElement === document.body;
+  newClient();
+  clearTasks();
   show("guest");
-  if (!wasInside) return;
+  letGo(state, reason);
   say($("sign"), "wait", reason);
-  $("email").focus();
+  $("email").value = session.email;
+  if (wasInside) $(session.email ? "password" : "email").focus();
 }
 
-// ------------------------------------------------------------------------------------------------------ forms
-
-function connectForms() {
-  onSubmit("sign", sign);
-  onSubmit("add", add);
-  onSubmit("change-password", changePassword);
-  onSubmit("leave", () => client.logoutAll().then(({ error }) => farewell(error, "Logged out everywhere.")));
-  onSubmit("delete-account", deleteAccount);
-  for (const input of document.getElementsByName("deed")) input.addEventListener("change", chooseDeed);
-  for (const input of document.getElementsByName("shown")) input.addEventListener("change", loadTasks);
-  $("logout").addEventListener("click", () => client.logout().then(({ error }) => farewell(error, "Logged out.")));
-  $("reveal").addEventListener("click", () => {
-    const isShown = $("password").type === "password";
-    $("password").type = isShown ? "text" : "password";
-    $("reveal").textContent = isShown ? "Hide" : "Show";
-    $("reveal").setAttribute("aria-pressed", String(isShown));
+function startMap() {
+  const forms = { register: () => choose("register"), login: () => choose("login") };
+  const acts = { ...forms, request: () => session.client.me(), refused: () => run("expired", session), refresh: session.renew, logout };
+  for (const step of steps()) {
+    const name = step.dataset.step;
+    step.querySelector("button").addEventListener("click", () => (light(name), revealStep(name)));
+    step.querySelector(".act").addEventListener("click", () => {
+      if (!$("member").hidden || forms[name]) return acts[name]();
+      choose("login");
+      say($("sign"), "wait", "Log in first.");
+    });
+  }
+  document.addEventListener("exchange", ({ detail }) => {
+    light(stepOf(detail));
+    if (!$("starting").hidden && (detail.status === 0 || detail.status >= 500)) showAway("The server cannot answer right now.");
   });
 }
 
-/** One submission at a time; the first field that is missing is named, not the browser's bubble. */
+const steps = () => document.querySelectorAll(".step");
+
+function light(name) {
+  for (const step of steps()) {
+    const isLit = step.dataset.step === name;
+    step.classList.toggle("lit", isLit);
+    step.querySelector("button").ariaCurrent = isLit ? "step" : null;
+  }
+}
+
+/** Brings the form into view, with this purpose. */
+function choose(deed) {
+  if (!$("member").hidden) return $("logout").focus();
+  $("view-tasks").checked = true;
+  $("sign").elements.deed.value = deed;
+  chooseDeed();
+  $("email").focus();
+}
+
+function connect() {
+  onSubmit("sign", sign);
+  onSubmit("change-password", changePassword);
+  onSubmit("everywhere", async () => farewell(await session.client.logoutAll(), "Logged out everywhere."));
+  onSubmit("delete-account", deleteAccount);
+  $("add").addEventListener("submit", add);
+  $("logout").addEventListener("click", logout);
+  // Another e-mail, or another purpose, is not locked.
+  $("sign").addEventListener("input", chooseDeed);
+  $("reveal").addEventListener("click", () => reveal($("password").type === "password"));
+  $("connection").hidden = navigator.onLine;
+  window.addEventListener("offline", () => ($("connection").hidden = false));
+  window.addEventListener("online", () => (($("connection").hidden = true), $("member").hidden || loadTasks(session.client)));
+  setInterval(() => ["sign", "change-password", "everywhere", "delete-account"].forEach((id) => showLock($(id))), 1000);
+}
+
+/** One submission at a time. The first field that is missing is named, and a slow answer says that it is slow. */
 function onSubmit(id, act) {
   const form = $(id);
   const button = form.querySelector("[type=submit]");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (button.disabled) return;
+    if (button.ariaDisabled === "true") return;
     quieten(form);
     const missing = [...form.elements].find((field) => field.required && field.value.trim() === "");
-    if (missing) return void mark(missing, "Please fill this in.");
-    button.disabled = true;
+    if (missing) return mark(missing, "Please fill this in.");
+    button.ariaDisabled = button.ariaBusy = "true";
+    const slow = setTimeout(() => say(form, "slow", "The server is still working on it…"), PATIENCE_MS);
     const error = await act(form);
-    if (!form.dataset.waits) button.disabled = false;
+    clearTimeout(slow);
+    button.ariaDisabled = button.ariaBusy = "false";
+    if (form.querySelector(".slow")) quieten(form);
     if (error) complain(form, error);
   });
+}
+
+function reveal(isShown) {
+  $("password").type = isShown ? "text" : "password";
+  Object.assign($("reveal"), { textContent: isShown ? "Hide" : "Show", ariaPressed: String(isShown) });
 }
 
 function forget(form) {
   form.reset();
   quieten(form);
-  $("password").type = "password";
-  $("reveal").textContent = "Show";
-  $("reveal").setAttribute("aria-pressed", "false");
-  if (form.id === "sign") chooseDeed();
+  if (form.id === "sign") reveal(false), chooseDeed();
 }
 
 function quieten(form) {
   form.querySelector(".message")?.replaceChildren();
-  for (const field of form.elements) field.removeAttribute?.("aria-invalid");
+  for (const field of form.elements) field.removeAttribute("aria-invalid");
   for (const place of form.querySelectorAll(".field-error")) place.textContent = "";
 }
 
 function mark(field, words) {
+  field.ariaInvalid = "true";
   const place = $(`${field.id}-error`);
-  field.setAttribute("aria-invalid", "true");
   if (place) place.textContent = words;
   else say(field.form, "", words);
   field.focus();
 }
 
-function say(form, kind, ...words) {
-  const message = form.querySelector(".message");
-  message.className = `message ${kind}`;
-  message.replaceChildren(el("p", {}, ...words));
+const say = (form, kind, words) =>
+  form.querySelector(".message").replaceWith(el("div", { className: `message ${kind}`, role: "alert" }, el("p", {}, words)));
+
+/** An error in the user's words. */
+function wordsOf({ errors, detail }) {
+  return errors.map((rule) => `${FIELDS[rule.field]?.[0] ?? "What was sent"} ${rule.detail}.`).join(" ") || detail;
 }
 
-/** The error at its place: at the field that broke the rule, with a countdown, or below the form. */
-function complain(form, error, advice = "") {
-  const names = { current_password: "current", new_password: "new" };
-  const general = [];
-  for (const { field, detail } of error.errors) {
-    const input = form.elements[names[field] ?? field];
-    if (input?.id && $(`${input.id}-error`)) mark(input, `This ${detail}.`);
-    else general.push(`${field || "The body"} ${detail}.`);
+/** The error at its place: at the fields that break a rule, or below the form; too many attempts lock what they are about. */
+function complain(form, error) {
+  for (const { field, detail } of error.errors.toReversed()) {
+    const [words, id] = FIELDS[field] ?? [];
+    if (form.elements[id]) mark(form.elements[id], `${words} ${detail}.`);
   }
-  if (error.retryAfter) return wait(form, error);
-  if (error.errors.length && !general.length) return;
-  say(form, "", general.length ? general.join(" ") : error.detail, advice && ` ${advice}`);
+  if (form.querySelector("[aria-invalid=true]")) return;
+  say(form, error.retryAfter ? "wait" : "", wordsOf(error));
+  if (!error.retryAfter) return;
+  const key = lockKey(form);
+  locks.set(key, Date.now() + error.retryAfter * 1000);
+  showLock(form);
+  setTimeout(() => key === lockKey(form) && (showLock(form), say(form, "fine", "You can try again now.")), error.retryAfter * 1000);
 }
 
-/** 429 and 503: the button waits as long as the server asks, and says so. */
-function wait(form, { detail, retryAfter }) {
+const lockKey = (form) => (form.id === "sign" ? `${form.elements.deed.value} ${$("email").value.trim().toLowerCase()}` : form.id);
+
+/** A locked button counts down. */
+function showLock(form) {
   const button = form.querySelector("[type=submit]");
-  const until = Date.now() + retryAfter * 1000;
-  const label = button.textContent;
-  say(form, "wait", `${detail} The button is back in ${clock(retryAfter)}.`);
-  button.disabled = true;
-  form.dataset.waits = "yes";
-  const step = () => {
-    const left = (until - Date.now()) / 1000;
-    button.textContent = left > 0 ? `Wait ${clock(left)}` : label;
-    if (left > 0) return void setTimeout(step, 250);
-    delete form.dataset.waits;
-    button.disabled = false;
-    say(form, "fine", "You can try again now.");
-  };
-  step();
+  const left = ((locks.get(lockKey(form)) ?? 0) - Date.now()) / 1000;
+  button.dataset.label ??= button.textContent;
+  button.textContent = left > 0 ? `Wait ${clock(left)}` : button.dataset.label;
+  if (button.ariaBusy !== "true") button.ariaDisabled = String(left > 0);
 }
-
-// ----------------------------------------------------------------------------------------------------- account
 
 function chooseDeed() {
   const registers = $("sign").elements.deed.value === "register";
-  const button = $("sign").querySelector("[type=submit]");
-  if (!$("sign").dataset.waits) button.textContent = registers ? "Create the account and log in" : "Log in";
+  $("sign").querySelector("[type=submit]").dataset.label = registers ? "Register and log in" : "Log in";
   $("password").autocomplete = registers ? "new-password" : "current-password";
   $("password-hint").hidden = !registers;
+  showLock($("sign"));
 }
 
-async function sign(form) {
-  const credentials = { email: form.elements.email.value.trim(), password: form.elements.password.value };
-  if (form.elements.deed.value === "register") {
-    const { error } = await client.register(credentials);
-    if (error) return error;
-  }
-  const { error } = await client.login(credentials);
+async function sign({ elements: { email, password, deed } }) {
+  const credentials = { email: email.value.trim(), password: password.value };
+  const registered = deed.value === "register" ? await session.client.register(credentials) : { error: null };
+  const { error } = registered.error ? registered : await session.client.login(credentials);
   if (error) return error;
-  await enter(credentials.email);
+  enter(credentials.email);
 }
+
+const logout = async () => farewell(await session.client.logout(), "Logged out.");
 
 /** Where the server could not be told, the session lives on there: the user must know. */
-function farewell(error, words) {
-  leaveWith(error ? `Logged out on this page. ${error.detail} The session may still live on the server.` : words);
-}
+const farewell = ({ error }, words) =>
+  error ? leave(`Logged out on this page. ${error.detail} The session may still live on the server.`, "dropped") : leave(words);
 
 async function changePassword(form) {
-  const passwords = { currentPassword: form.elements.current.value, newPassword: form.elements.new.value };
-  const { error } = await client.changePassword(passwords);
+  const { current, new: next } = form.elements;
+  const { error } = await session.client.changePassword({ currentPassword: current.value, newPassword: next.value });
   if (error) return error;
   form.reset();
   say(form, "fine", "The new password holds. Every other session is over.");
 }
 
 async function deleteAccount(form) {
-  const { error } = await client.deleteAccount({ password: form.elements.confirmation.value });
+  const { error } = await session.client.deleteAccount({ password: form.elements.confirmation.value });
   if (error) return error;
-  leaveWith("The account and everything in it are gone.");
+  session.email = "";
+  leave("The account and everything in it are gone.");
 }
 
-// ------------------------------------------------------------------------------------------------------- tasks
-
-async function loadTasks() {
-  const completed = { true: true, false: false }[document.querySelector("[name=shown]:checked").value];
-  const rest = client.tasks.list({ completed, limit: PAGE_SIZE })[Symbol.asyncIterator]();
-  list.rest = rest;
-  list.tasks.clear();
-  $("tasks").replaceChildren();
-  $("tasks").setAttribute("aria-busy", "true");
-  $("list-state").replaceChildren(...[1, 2, 3].map(() => el("div", { className: "skeleton" })));
-  await loadMore(rest);
-}
-
-/** The next tasks of this list, if no newer one was asked for meanwhile. */
-async function loadMore(rest) {
-  for (let n = 0; n < PAGE_SIZE; n += 1) {
-    const { value, done } = await rest.next();
-    if (list.rest !== rest) return;
-    if (done) return settle(false);
-    if (value.error) return showListError(value.error);
-    put(value.data);
-  }
-  settle(true);
-}
-
-function settle(hasMore) {
-  list.hasMore = hasMore;
-  $("tasks").removeAttribute("aria-busy");
-  showListState();
-}
-
-function showListState() {
-  if (list.hasMore) {
-    const more = el("button", { type: "button" }, "Show more");
-    more.addEventListener("click", () => ((more.disabled = true), loadMore(list.rest)));
-    return void $("list-state").replaceChildren(more);
-  }
-  if (list.tasks.size > 0) return void $("list-state").replaceChildren();
-  const shown = document.querySelector("[name=shown]:checked").value;
-  const [title, words] = {
-    "": ["Nothing to do yet", "Add the first task above and watch the request on its way."],
-    false: ["Nothing is open", "Everything here is done."],
-    true: ["Nothing is done yet", "Tick a task to complete it."],
-  }[shown];
-  $("list-state").replaceChildren(el("div", { className: "empty" }, el("strong", {}, title), words));
-}
-
-function showListError({ status, detail }) {
-  if (status === 401) return;
-  $("tasks").removeAttribute("aria-busy");
-  const again = el("button", { type: "button" }, "Try again");
-  again.addEventListener("click", loadTasks);
-  $("list-state").replaceChildren(el("div", { className: "message", role: "alert" }, el("p", {}, detail)), again);
-}
-
-const announce = (words) => ($("announcement").textContent = words);
-
-async function add(form) {
-  const { title, description } = form.elements;
-  const { data, error } = await client.tasks.create({ title: title.value, description: description.value || undefined });
-  if (error) return error;
+/** The form is free for the next task at once; a broken rule brings the text back. */
+async function add(event) {
+  event.preventDefault();
+  const form = event.target;
+  const task = { title: form.elements.title.value, description: form.elements.description.value };
+  quieten(form);
+  if (task.title === "") return mark(form.elements.title, "Please fill this in.");
   form.reset();
-  // While there are more pages the newest task belongs behind them.
-  if (!list.hasMore && $("filter").querySelector(":checked").value !== "true") put(data);
-  showListState();
-  announce(`Added ${data.title}.`);
-  title.focus();
+  form.elements.title.focus();
+  const error = await addTask(session.client, task);
+  if (error) for (const [name, value] of Object.entries(task)) form.elements[name].value = value;
+  if (error) complain(form, error);
 }
 
-/** The task on the page, at its place or at the end. */
-function put(task) {
-  const before = list.tasks.get(task.id)?.row;
-  const row = rowOf(task);
-  list.tasks.set(task.id, { task, row });
-  if (before) before.replaceWith(row);
-  else $("tasks").append(row);
-  return row;
-}
-
-function rowOf(task) {
-  const box = el("input", { type: "checkbox", id: `task-${task.id}`, checked: task.completed });
-  const note = task.description ? el("small", {}, task.description) : null;
-  const label = el("label", { htmlFor: box.id }, el("span", { className: "title" }, task.title), note);
-  const edit = el("button", { type: "button", className: "plain edit", "aria-label": `Edit ${task.title}` }, "Edit");
-  const remove = el("button", { type: "button", className: "plain remove", "aria-label": `Delete ${task.title}` }, "Delete");
-  box.addEventListener("change", () => complete(task, box));
-  edit.addEventListener("click", () => editing(task));
-  remove.addEventListener("click", () => discard(task, remove));
-  const deeds = el("div", { className: "deeds" }, edit, remove);
-  return el("li", { className: task.completed ? "task done" : "task" }, box, label, deeds);
-}
-
-async function complete(task, box) {
-  const { data, error } = await client.tasks.complete(task.id, box.checked);
-  if (error) {
-    box.checked = task.completed;
-    return refuse(task, error);
-  }
-  put(data).querySelector("input").focus();
-  announce(`${data.title} is ${data.completed ? "done" : "open"}.`);
-}
-
-async function discard(task, button) {
-  button.disabled = true;
-  const { error } = await client.tasks.remove(task.id);
-  button.disabled = false;
-  if (error && error.status !== 404) return refuse(task, error);
-  const { row } = list.tasks.get(task.id);
-  const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector(".remove") ?? $("title");
-  row.remove();
-  list.tasks.delete(task.id);
-  showListState();
-  announce(`Deleted ${task.title}.`);
-  next.focus();
-}
-
-/** The row as a form: Enter saves, Escape leaves it as it was. */
-function editing(task) {
-  const { row } = list.tasks.get(task.id);
-  const title = el("input", { value: task.title, maxLength: 255, required: true, "aria-label": "Title" });
-  const description = el("textarea", { value: task.description ?? "", maxLength: 2000, rows: 2, placeholder: "Description", "aria-label": "Description" });
-  const cancel = el("button", { type: "button" }, "Cancel");
-  const form = el("form", { noValidate: true }, title, description,
-    el("div", { className: "deeds" }, el("button", { type: "submit", className: "primary" }, "Save"), cancel),
-    el("div", { className: "message", role: "alert" }));
-  const back = (to) => put(to).querySelector(".edit").focus();
-  cancel.addEventListener("click", () => back(task));
-  form.addEventListener("keydown", (event) => event.key === "Escape" && back(task));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const { data, error } = await client.tasks.update(task.id, { title: title.value, description: description.value || null });
-    if (error) return complain(form, error);
-    back(data);
-    announce(`Saved ${data.title}.`);
-  });
-  row.replaceChildren(form);
-  title.select();
-}
-
-/** A deed on one task that was refused: said below the list, where the rows stay as they were. */
-function refuse(task, { status, detail }) {
-  if (status === 401) return;
-  const words = `${task.title}: ${detail}`;
-  $("list-state").replaceChildren(el("div", { className: "message", role: "alert" }, el("p", {}, words)));
-}
+startFlow(base, () => session.email || $("email").value.trim() || "you@example.com");
+startTasks(wordsOf);
+startExperiments(session);
+startMap();
+connect();
+start();

@@ -58,10 +58,15 @@ fn item(path: &str, name: &str) -> Option<(usize, usize)> {
     };
     let start = lines.iter().position(defines)?;
     let indentation = lines[start].len() - lines[start].trim_start().len();
-    let closes = |line: &&str| {
-        line.len() > indentation
-            && line[..indentation].trim().is_empty()
-            && ["}", ")", "];", "$$", "end"].iter().any(|closing| line[indentation..].starts_with(closing))
+    let is_sql_function = lines[start].starts_with("create function");
+    let closes = |line: &&str| match is_sql_function {
+        true => !line.starts_with(' ') && line.contains(';'),
+        false => {
+            line.len() > indentation
+                && line[..indentation].trim().is_empty()
+                && !line.ends_with('{')
+                && ["}", ")", "];"].iter().any(|closing| line[indentation..].starts_with(closing))
+        }
     };
     let is_one_line = lines[start].ends_with(';') || lines[start].ends_with('}');
     let end = if is_one_line { start } else { start + 1 + lines[start + 1..].iter().position(closes)? };

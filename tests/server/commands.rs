@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -150,7 +151,7 @@ fn a_malformed_env_file_is_refused_by_its_line() {
 #[test]
 fn a_reader_that_closes_the_pipe_early_is_no_failure() {
     let server = Server::start();
-    let fill = "insert into users (id, email, password_hash)
+    let fill = "set statement_timeout = 0; insert into users (id, email, password_hash)
                 select 'u' || n, 'u' || n || '@example.org', 'x' from generate_series(1, 5000) as n";
     server.sql().batch_execute(fill).unwrap();
     for arguments in [&["--help"][..], &["user", "list"], &["check"]] {
@@ -185,9 +186,27 @@ fn every_deed_is_said_on_standard_output_whatever_the_log_level() {
     says(&operator(&["activate", &ada.id]), "ada@example.org: active");
     says(&operator(&["logout", "--all", "--yes"]), "all sessions of 2 users ended");
     says(&operator(&["delete", &ada.email, "--yes"]), "ada@example.org: deleted with 0 tasks");
+    says(&run(&["migrate"], &environment), "nothing pending");
 }
 
 // ------------------------------------------------------------------------------------------------------------- users
+
+#[test]
+fn user_list_of_100000_users_takes_seconds() {
+    let server = Server::start();
+    let fill = "set statement_timeout = 0; insert into users (id, email, password_hash)
+                    select 'u' || n, 'u' || n || '@example.org', 'x' from generate_series(1, 100000) as n;
+                insert into sessions (id, user_id, session_epoch)
+                    select gen_random_uuid(), 'u' || n, 0 from generate_series(1, 100000) as n;
+                insert into tasks (id, user_id, title)
+                    select gen_random_uuid(), 'u' || n % 1000 + 1, 'x' from generate_series(1, 100000) as n";
+    server.sql().batch_execute(fill).unwrap();
+    let start = Instant::now();
+    let listed = user(&server, &["list"]);
+    assert_eq!((listed.code, listed.stdout.lines().count()), (Some(0), 100_000));
+    println!("100,000 users in {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+}
 
 #[test]
 fn logout_all_ends_the_sessions_of_every_user_and_wants_yes() {
@@ -252,4 +271,37 @@ fn a_password_is_asked_for_twice_without_echo() {
     assert!(code == Some(0) && shown.contains("ada@example.org\tactive"), "{code:?} {shown}");
     assert!(!shown.contains(PASSWORD), "{shown}");
     server.login("ada@example.org", PASSWORD);
+}
+
+#[test]
+fn purge_deletes_in_batches_under_the_time_limit_and_counts() {
+    let server = Server::start();
+    let ada = server.user("ada");
+    let fill = "insert into sessions (id, user_id, session_epoch, ended_at)
+                    select gen_random_uuid(), id, 0, now() from users, generate_series(1, 25000);
+                insert into attempts (id, kind, address, created_at)
+                    select gen_random_uuid(), 'registration', 'x', now() - interval '61 minutes' from generate_series(1, 10000);
+                insert into known_addresses (user_id, address, last_seen)
+                    select id, 'a' || n, now() - interval '91 days' from users, generate_series(1, 3) as n;
+                alter role postgres in database DATABASE set statement_timeout = '1s'";
+    server.sql().batch_execute(&fill.replace("DATABASE", &server.database.name)).unwrap();
+    says(&run(&["purge"], &environment(&server.database_url())), "deleted 25000 sessions, 10000 attempts, 3 addresses");
+    says(&run(&["purge"], &environment(&server.database_url())), "deleted 0 sessions, 0 attempts, 0 addresses");
+    server.request("GET", "/auth/me").bearer(&ada.token).send().must(200);
+}
+
+#[test]
+fn a_wrong_role_or_database_is_said_at_once_in_the_words_of_the_database() {
+    let database = Database::create();
+    for (url, words) in [
+        (database.url_as("nobody_here"), "role \"nobody_here\" does not exist"),
+        (database.url().replace(&database.name, "nowhere"), "database \"nowhere\" does not exist"),
+    ] {
+        for command in [&["serve"][..], &["migrate"], &["user", "list"], &["purge"]] {
+            let start = Instant::now();
+            fails(&run(command, &environment(&url)), 1, words);
+            assert!(start.elapsed() < Duration::from_secs(2), "{command:?} took {:?}", start.elapsed());
+        }
+        assert!(run(&["check"], &environment(&url)).stdout.contains(words));
+    }
 }

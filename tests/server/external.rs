@@ -1,5 +1,5 @@
-//! Users of a Better Auth at the shipped binary: the first task makes them, they share no task with anybody, and what the
-//! operator can do.
+//! Users of Better Auth at the shipped binary: created with their first task, separated from all other users, and managed
+//! by the operator.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::issuer::{Issuer, SigningKey, random};
 use crate::support::{Answer, Request, Server, at_once, environment, is_time, protected, run};
 
-/// A Better Auth with one key, and a server that takes its tokens.
+/// A Better Auth with one key, and a server that accepts its tokens.
 pub struct Pair {
     pub issuer: Issuer,
     pub key: SigningKey,
@@ -58,7 +58,7 @@ pub fn list(server: &Server, token: &str) -> Answer {
 // ------------------------------------------------------------------------------------------------------------- users
 
 #[test]
-fn an_external_user_exists_with_the_first_task_and_not_before() {
+fn an_external_user_row_is_created_with_the_first_task() {
     let pair = Pair::start();
     let id = subject();
     let me = || pair.request(&id, "GET", "/auth/me").send().must(200).json();
@@ -89,7 +89,7 @@ fn every_task_endpoint_works_for_an_external_user() {
 }
 
 #[test]
-fn external_users_see_neither_each_other_nor_local_ones() {
+fn owner_check_external_users_see_only_their_own_tasks() {
     let pair = Pair::start();
     let (ada, bob, local) = (subject(), subject(), pair.server.user("carl"));
     let task = pair.task(&ada, "mine");
@@ -125,7 +125,7 @@ fn the_account_endpoints_say_who_manages_the_account() {
 }
 
 #[test]
-fn of_first_tasks_at_once_all_are_made_and_one_user() {
+fn race_of_first_tasks_creates_all_of_them_and_one_user() {
     let pair = Pair::start();
     let second = Server::beside(&pair.server, &[("BETTER_AUTH_URL", &pair.issuer.origin())]);
     for _ in 0..15 {
@@ -143,7 +143,7 @@ fn of_first_tasks_at_once_all_are_made_and_one_user() {
 }
 
 #[test]
-fn an_external_subject_with_the_id_of_a_local_user_is_refused_and_the_reverse() {
+fn impersonation_by_the_id_of_a_local_or_external_user_fails() {
     let pair = Pair::start();
     let local = pair.server.user("ada");
     let task = pair.server.task(&local, "mine");
@@ -162,7 +162,7 @@ fn an_external_subject_with_the_id_of_a_local_user_is_refused_and_the_reverse() 
 }
 
 #[test]
-fn no_row_is_half_local() {
+fn a_user_row_is_local_or_external_and_never_half() {
     let pair = Pair::start();
     let mut sql = pair.server.sql();
     for statement in [
@@ -180,7 +180,7 @@ fn no_row_is_half_local() {
 // ---------------------------------------------------------------------------------------------------------- operator
 
 #[test]
-fn deactivation_stops_an_external_user_with_the_next_request_also_before_the_first_task() {
+fn deactivation_revokes_an_external_user_at_once() {
     let pair = Pair::start();
     for has_row in [true, false] {
         let id = subject();
@@ -205,7 +205,7 @@ fn deactivation_stops_an_external_user_with_the_next_request_also_before_the_fir
 }
 
 #[test]
-fn only_a_named_id_makes_a_user_for_the_operator() {
+fn only_an_explicit_id_creates_a_user_for_the_operator() {
     let pair = Pair::start();
     let id = subject();
     for argument in [id.clone(), format!("email:{id}"), "id:".to_owned(), format!("id:{}", "a".repeat(256))] {
@@ -219,7 +219,7 @@ fn only_a_named_id_makes_a_user_for_the_operator() {
 }
 
 #[test]
-fn the_operator_lists_and_deletes_external_users_and_is_told_what_does_not_work() {
+fn the_operator_lists_and_deletes_external_users() {
     let pair = Pair::start();
     let (id, local) = (subject(), pair.server.user("ada"));
     pair.task(&id, "one");

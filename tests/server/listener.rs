@@ -12,8 +12,7 @@ use rouille::{Request, Response};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::peers::Proxy;
-use crate::support::{Answer, Database, PATIENCE, Server, at_once, await_that, connect, environment, read_answer, run};
+use crate::support::{Answer, PATIENCE, Server, at_once, await_that, connect, read_answer};
 
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 /// A head to which fields and the empty line are to be added. A refresh with no token's form is 401 without a database.
@@ -643,38 +642,6 @@ fn behind_a_proxy_the_address_does_not_count() {
     let crowd: Vec<_> = (0..100).map(|_| connect_from([127, 0, 0, 9], server.address)).collect();
     assert!(quiet.is_closed());
     drop(crowd);
-}
-
-#[test]
-fn max_connections_raises_the_soft_limit_of_open_files() {
-    let (database, proxy) = (Database::create(), Proxy::start());
-    let server = Server::on(&database, &proxy.url(&database.name, "postgres"), &[("ULIMIT", "-Sn 64")]);
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(line.split_whitespace().nth(3), Some("896"), "{line}");
-}
-
-#[test]
-fn max_connections_over_the_hard_limit_of_open_files_is_exit_2() {
-    let mut variables = environment("postgres:///none?host=/none");
-    variables.extend([("ULIMIT".into(), "-n 256".into()), ("MAX_CONNECTIONS".into(), "200".into())]);
-    let finished = run(&["serve"], &variables);
-    assert_eq!(finished.code, Some(2), "{finished:?}");
-    assert!(finished.stderr.contains("MAX_CONNECTIONS: 200") && finished.stderr.contains("256"), "{finished:?}");
-    assert_eq!((finished.stderr.lines().count(), finished.stdout.as_str()), (1, ""), "{finished:?}");
-}
-
-#[test]
-fn too_few_threads_at_start_are_one_line_and_exit_1() {
-    for limit in [1, 2, 8, 20] {
-        let mut variables = environment("postgres:///none?host=/none");
-        variables.insert("ULIMIT".into(), format!("-u {limit}"));
-        let finished = run(&["serve"], &variables);
-        assert_eq!(finished.code, Some(1), "{finished:?}");
-        let lines: Vec<_> = finished.stderr.lines().filter(|line| line.starts_with("latchkey: ")).collect();
-        assert!(lines.len() == 1 && lines[0].contains("thread"), "{finished:?}");
-        assert!(!finished.stderr.contains("panic") && finished.stdout.is_empty(), "{finished:?}");
-    }
 }
 
 // ------------------------------------------------------------------------------- handlers that the program has not

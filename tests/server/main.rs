@@ -10,6 +10,7 @@
 
 mod abuse;
 mod accounts;
+mod check;
 mod commands;
 mod configuration;
 mod connection_strings;
@@ -19,6 +20,7 @@ mod external_issuer;
 mod external_keys;
 mod external_tokens;
 mod faults;
+mod install;
 mod issuer;
 mod listener;
 mod log;
@@ -28,7 +30,9 @@ mod nginx;
 mod operations;
 mod peers;
 mod proxies;
+mod recipes;
 mod sessions;
+mod statements;
 mod support;
 mod tasks;
 mod throttle;

@@ -37,6 +37,8 @@ enum Mode {
     Forward,
     /// Connections are taken and stay, but nothing passes.
     Silent,
+    /// Of each connection, so many pieces pass that the client sends.
+    SilentAfter(usize),
 }
 
 /// A TCP port in front of a database's socket.
@@ -50,6 +52,9 @@ struct ProxyState {
     changed: Condvar,
     streams: Mutex<Vec<Shut>>,
     round_trips: AtomicUsize,
+    opened: AtomicUsize,
+    /// Connections with a lower number are silent for ever.
+    silent_below: AtomicUsize,
 }
 
 type Shut = Box<dyn Fn() + Send>;
@@ -75,6 +80,8 @@ impl Proxy {
             changed: Condvar::new(),
             streams: Mutex::default(),
             round_trips: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
+            silent_below: AtomicUsize::new(0),
         });
         let taken = Arc::clone(&state);
         thread::spawn(move || {
@@ -113,6 +120,17 @@ impl Proxy {
         *self.state.mode.lock().unwrap() = Mode::Silent;
     }
 
+    /// Of each connection, so many pieces pass that the client sends, and no more.
+    pub fn silence_after(&self, pieces: usize) {
+        *self.state.mode.lock().unwrap() = Mode::SilentAfter(pieces);
+    }
+
+    /// A host that was replaced: the connections of this moment are silent for ever, and new ones work.
+    pub fn replace(&self) {
+        self.state.silent_below.store(self.state.opened.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.forward();
+    }
+
     /// What was held back passes from now on.
     pub fn forward(&self) {
         *self.state.mode.lock().unwrap() = Mode::Forward;
@@ -130,28 +148,35 @@ impl ProxyState {
         let (near_in, near_out) = (near.try_clone().unwrap(), near.try_clone().unwrap());
         let end = near.try_clone().unwrap();
         self.streams.lock().unwrap().extend([shut, Box::new(move || drop(end.shutdown(Shutdown::Both)))]);
+        let number = self.opened.fetch_add(1, Ordering::SeqCst);
         // Whether the last piece came from the server: then the next one from the client begins a round trip.
         let answered = Arc::new(Mutex::new(true));
         let (state, turn) = (Arc::clone(&self), Arc::clone(&answered));
         thread::spawn(move || {
-            state.copy(near_in, far_out, || {
+            state.copy(number, near_in, far_out, || {
                 if std::mem::take(&mut *turn.lock().unwrap()) {
                     state.round_trips.fetch_add(1, Ordering::SeqCst);
                 }
             })
         });
         thread::spawn(move || {
-            self.copy(far_in, &near_out, || *answered.lock().unwrap() = true);
+            self.copy(number, far_in, &near_out, || *answered.lock().unwrap() = true);
             let _ = near_out.shutdown(Shutdown::Both);
         });
     }
 
-    fn copy(&self, mut from: impl Read, mut to: impl Write, note: impl Fn()) {
+    fn copy(&self, number: usize, mut from: impl Read, mut to: impl Write, note: impl Fn()) {
         let mut buffer = [0; 16 * 1024];
+        let mut pieces = 0;
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             note();
+            pieces += 1;
+            let is_silent = |mode: &mut Mode| {
+                let is_over = matches!(*mode, Mode::SilentAfter(most) if pieces > most);
+                is_over || *mode == Mode::Silent || number < self.silent_below.load(Ordering::SeqCst)
+            };
             let mode = self.mode.lock().unwrap();
-            drop(self.changed.wait_while(mode, |mode| *mode == Mode::Silent).unwrap());
+            drop(self.changed.wait_while(mode, is_silent).unwrap());
             if to.write_all(&buffer[..length]).is_err() {
                 break;
             }
@@ -161,6 +186,7 @@ impl ProxyState {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        self.state.silent_below.store(0, Ordering::SeqCst);
         self.forward();
         self.cut();
     }
@@ -275,6 +301,30 @@ impl Postgres {
         child.wait().unwrap();
     }
 
+    /// Stops all its processes: the kernel still accepts and acknowledges for them.
+    pub fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let child = self.child.lock().unwrap();
+        let Some(main) = child.as_ref().map(Pid::from_child) else { return };
+        let _ = kill_process(main, signal);
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            // After the name in parentheses come the state and the parent.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+            let pid = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+            if let (true, Some(pid)) = (parent == Some(main.as_raw_nonzero().get()), pid) {
+                let _ = kill_process(pid, signal);
+            }
+        }
+    }
+
     pub fn restart(&self, signal: Signal) {
         self.stop(signal);
         self.begin();
@@ -297,6 +347,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.thaw();
         if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = kill_process(Pid::from_child(&child), Signal::QUIT);
             let _ = child.wait();
@@ -314,12 +365,17 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     pub fn start() -> Self {
+        Self::start_with(5)
+    }
+
+    /// With so many connections to each database.
+    pub fn start_with(connections: usize) -> Self {
         let directory = directory("pb");
         let cluster = cluster_socket();
         let port = cluster.extension().unwrap().to_str().unwrap().to_owned();
         let settings = format!(
             "[databases]\n* = host={} port={port} user=postgres\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\n\
-             unix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 5\n\
+             unix_socket_dir = {}\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {connections}\n\
              max_client_conn = 500\nlogfile = {}/log\n",
             cluster.parent().unwrap().display(),
             directory.display(),
@@ -434,9 +490,10 @@ pub fn answers_with(byte: u8) -> SocketAddr {
     address
 }
 
-/// Threads of this process that hold a database connection.
-pub fn database_threads(pid: u32) -> usize {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs").flatten();
-    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-    tasks.map(name).filter(|name| name.trim() == "database").count()
+/// TCP connections of this machine that lead to this address.
+pub fn connections_to(address: SocketAddr) -> usize {
+    let remote = format!(":{:04X} 01", address.port());
+    let lines = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let column = |line: &str| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>().join(" ");
+    lines.lines().filter(|line| column(line).ends_with(&remote)).count()
 }

@@ -1,11 +1,13 @@
-//! Refresh, logout, password change, deletion, deactivation: what lives on, and what ends with the very next request.
+//! Rotation and reuse of refresh tokens; logout, password change, deletion, deactivation: which sessions stay valid, and
+//! which are revoked with the very next request.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use postgres::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{Answer, Cut, PASSWORD, Server, User, at_once, await_that, decode, environment};
 
@@ -84,7 +86,7 @@ fn age(server: &Server, tokens: &Tokens, column: &str, by: &str) {
 // ------------------------------------------------------------------------------------------------------ refresh
 
 #[test]
-fn a_refresh_gives_new_tokens_of_the_same_session() {
+fn rotation_gives_new_tokens_of_the_same_session() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let answer = refresh(&server, &first.refresh).must(200);
@@ -99,7 +101,7 @@ fn a_refresh_gives_new_tokens_of_the_same_session() {
 }
 
 #[test]
-fn twenty_refreshes_at_once_give_one_successor_and_no_error() {
+fn twenty_rotations_at_once_give_one_successor_and_no_error() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let answers = at_once(20, |_| refresh(&server, &first.refresh).must(200));
@@ -110,7 +112,7 @@ fn twenty_refreshes_at_once_give_one_successor_and_no_error() {
 }
 
 #[test]
-fn two_instances_and_a_restart_make_no_difference_to_a_refresh() {
+fn rotation_works_across_instances_and_restarts() {
     let mut server = Server::start();
     let first = login(&server, &server.user("ada"));
     let beside = Server::beside(&server, &[]);
@@ -123,7 +125,7 @@ fn two_instances_and_a_restart_make_no_difference_to_a_refresh() {
 }
 
 #[test]
-fn a_refresh_whose_database_connection_is_cut_neither_burns_nor_doubles_the_token() {
+fn rotation_survives_a_database_connection_that_is_cut() {
     for when in [Cut::BeforeTheDatabase, Cut::BeforeTheAnswer] {
         let (server, gate) = Server::behind_gate(&[]);
         let first = login(&server, &server.user("ada"));
@@ -140,8 +142,31 @@ fn a_refresh_whose_database_connection_is_cut_neither_burns_nor_doubles_the_toke
     }
 }
 
+/// The longest way: the answer is lost, the server gives up, the client waits as it is told, and asks again.
 #[test]
-fn a_replay_of_the_previous_token_within_60_s_gets_the_same_successor() {
+fn rotation_survives_a_database_that_falls_silent_after_it() {
+    let (server, gate) = Server::behind_gate(&[]);
+    let first = login(&server, &server.user("ada"));
+    gate.cut("update sessions as s", Cut::SilentBeforeTheAnswer);
+    let lost = refresh(&server, &first.refresh).must(503);
+    gate.open();
+    let seconds = lost.header("Retry-After").and_then(|text| text.parse().ok()).expect("Retry-After");
+    thread::sleep(Duration::from_secs(seconds));
+    let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
+    let row = &server
+        .sql()
+        .query_typed(
+            "select max(counter), min(now() - refreshed_at) > '9 seconds' from sessions where counter > 0",
+            &[],
+        )
+        .unwrap()[0];
+    assert_eq!((row.get(0), row.get(1)), (1, true), "one rotation, nine seconds ago or more");
+    assert_eq!(Tokens::of(&refresh(&server, &first.refresh).must(200)).refresh, second.refresh);
+    refresh(&server, &second.refresh).must(200);
+}
+
+#[test]
+fn s18_replay_of_the_previous_token_within_60_s_gets_the_same_one() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -152,7 +177,7 @@ fn a_replay_of_the_previous_token_within_60_s_gets_the_same_successor() {
 }
 
 #[test]
-fn reuse_of_the_previous_token_after_60_s_revokes_the_session() {
+fn s18_reuse_of_the_previous_token_after_60_s_revokes_the_session() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -165,7 +190,7 @@ fn reuse_of_the_previous_token_after_60_s_revokes_the_session() {
 }
 
 #[test]
-fn the_parents_parent_ends_the_session_at_once() {
+fn s17_reuse_of_an_older_token_revokes_the_session_at_once() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -176,7 +201,7 @@ fn the_parents_parent_ends_the_session_at_once() {
 }
 
 #[test]
-fn a_token_ahead_of_the_stored_counter_ends_the_session() {
+fn s17_a_refresh_token_ahead_of_the_counter_revokes_the_session() {
     let server = Server::start();
     let first = login(&server, &server.user("ada"));
     let second = Tokens::of(&refresh(&server, &first.refresh).must(200));
@@ -187,7 +212,7 @@ fn a_token_ahead_of_the_stored_counter_ends_the_session() {
 }
 
 #[test]
-fn a_changed_refresh_token_is_refused_and_changes_nothing() {
+fn s19_a_forged_refresh_token_is_refused_and_changes_nothing() {
     let server = Server::start();
     let tokens = login(&server, &server.user("ada"));
     for position in 0..tokens.refresh.len() - 1 {
@@ -203,7 +228,7 @@ fn a_changed_refresh_token_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_session_ends_after_fourteen_days_without_a_refresh() {
+fn s24_a_session_expires_after_14_days_without_a_refresh() {
     let server = Server::start();
     let user = server.user("ada");
     let (tired, awake) = (login(&server, &user), login(&server, &user));
@@ -215,7 +240,7 @@ fn a_session_ends_after_fourteen_days_without_a_refresh() {
 }
 
 #[test]
-fn a_session_ends_after_thirty_days_in_any_case_and_says_how_long_it_still_lives() {
+fn s24_a_session_expires_after_30_days_and_says_what_is_left() {
     let server = Server::start();
     let user = server.user("ada");
     let (over, nearly) = (login(&server, &user), login(&server, &user));
@@ -228,7 +253,7 @@ fn a_session_ends_after_thirty_days_in_any_case_and_says_how_long_it_still_lives
 }
 
 #[test]
-fn the_session_longest_without_a_refresh_ends_with_the_fifty_first() {
+fn s25_of_51_sessions_the_longest_without_a_refresh_is_revoked() {
     let server = Server::start();
     let user = server.user("ada");
     let oldest = login(&server, &user);
@@ -247,7 +272,7 @@ fn the_session_longest_without_a_refresh_ends_with_the_fifty_first() {
 }
 
 #[test]
-fn the_database_holds_nothing_that_could_be_presented() {
+fn s26_the_database_holds_no_token_password_or_typed_email() {
     let server = Server::start();
     let user = server.user("ada");
     let tokens = Tokens::of(&refresh(&server, &login(&server, &user).refresh).must(200));
@@ -279,7 +304,7 @@ fn everything(sql: &mut Client) -> String {
 // --------------------------------------------------------------------------------------- ends with the next request
 
 #[test]
-fn a_logout_ends_this_session_on_every_instance_and_no_other() {
+fn s20_logout_revokes_this_session_on_every_instance() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let user = server.user("ada");
@@ -293,7 +318,7 @@ fn a_logout_ends_this_session_on_every_instance_and_no_other() {
 }
 
 #[test]
-fn a_logout_of_all_ends_every_session_of_this_user_and_of_nobody_else() {
+fn s21_logout_all_revokes_every_session_of_this_user_alone() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let (user, other) = (server.user("ada"), server.user("bob"));
@@ -307,7 +332,7 @@ fn a_logout_of_all_ends_every_session_of_this_user_and_of_nobody_else() {
 }
 
 #[test]
-fn a_password_change_ends_every_other_session_and_keeps_its_own() {
+fn s21_a_password_change_revokes_every_other_session() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let user = server.user("ada");
@@ -321,7 +346,7 @@ fn a_password_change_ends_every_other_session_and_keeps_its_own() {
 }
 
 #[test]
-fn a_password_change_is_refused_with_a_wrong_password_or_a_bad_new_one_and_changes_nothing() {
+fn a_refused_password_change_changes_nothing() {
     let server = Server::start();
     let user = server.user("ada.lovelace1815");
     let change = |current: &str, new: &str| {
@@ -341,7 +366,7 @@ fn a_password_change_is_refused_with_a_wrong_password_or_a_bad_new_one_and_chang
 }
 
 #[test]
-fn a_deletion_takes_the_user_the_tasks_and_the_sessions() {
+fn s22_deletion_removes_the_user_the_tasks_and_the_sessions() {
     let server = Server::start();
     let (user, other) = (server.user("ada"), server.user("bob"));
     let tokens = login(&server, &user);
@@ -364,7 +389,7 @@ fn a_deletion_takes_the_user_the_tasks_and_the_sessions() {
 }
 
 #[test]
-fn a_deactivation_ends_all_sessions_and_an_activation_revives_none() {
+fn s22_deactivation_revokes_all_sessions_activation_revives_none() {
     let server = Server::start();
     let beside = Server::beside(&server, &[]);
     let user = server.user("ada");
@@ -380,7 +405,7 @@ fn a_deactivation_ends_all_sessions_and_an_activation_revives_none() {
 }
 
 #[test]
-fn the_operators_logout_and_new_password_end_all_sessions() {
+fn the_operators_logout_and_new_password_revoke_all_sessions() {
     let server = Server::start();
     let user = server.user("ada");
     assert_eq!(operator(&server, &["user", "logout", &user.email], ""), Some(0));
@@ -430,18 +455,18 @@ fn login_held_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answer
 }
 
 #[test]
-fn a_login_that_runs_beside_a_password_change_leaves_no_living_session() {
+fn a_login_beside_a_password_change_leaves_no_valid_session() {
     let server = Server::start();
     let user = server.user("ada");
     let answer = login_held_while(&server, &user, || drop(change_password(&server, &user.token).must(204)));
     let tokens = Tokens::of(&answer.must(200));
     assert_eq!(me(&server, &tokens.access), 401);
     refresh(&server, &tokens.refresh).must(401);
-    assert_eq!(me(&server, &user.token), 200, "the session that changed the password lives on");
+    assert_eq!(me(&server, &user.token), 200, "the session that changed the password stays valid");
 }
 
 #[test]
-fn a_login_that_runs_beside_a_logout_of_all_leaves_no_living_session() {
+fn s23_a_login_beside_a_logout_all_leaves_no_valid_session() {
     let server = Server::start();
     let user = server.user("ada");
     let answer = login_held_while(&server, &user, || drop(post(&server, "/auth/logout-all", &user.token).must(204)));
@@ -451,7 +476,7 @@ fn a_login_that_runs_beside_a_logout_of_all_leaves_no_living_session() {
 }
 
 #[test]
-fn a_login_that_runs_beside_a_deactivation_leaves_no_living_session_after_activation_either() {
+fn a_login_beside_a_deactivation_leaves_no_valid_session() {
     let server = Server::start();
     let user = server.user("ada");
     let answer = login_held_while(&server, &user, || {
@@ -463,8 +488,37 @@ fn a_login_that_runs_beside_a_deactivation_leaves_no_living_session_after_activa
     assert_eq!(me(&server, &tokens.access), 401);
 }
 
+/// Does the deed while the login's password is hashed, between its two statements.
+fn login_hashed_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answer {
+    let slow = bcrypt::hash(PASSWORD, 14).unwrap();
+    server.sql().batch_execute(&format!("delete from attempts; update users set password_hash = '{slow}'")).unwrap();
+    thread::scope(|scope| {
+        let login = scope.spawn(|| try_login(server, user, PASSWORD));
+        await_attempt(server);
+        deed();
+        login.join().unwrap()
+    })
+}
+
 #[test]
-fn a_login_whose_password_was_changed_during_its_hash_is_refused() {
+fn s23_a_login_beside_a_revocation_of_sessions_is_refused() {
+    let server = Server::start();
+    let user = server.user("ada");
+    login_hashed_while(&server, &user, || drop(post(&server, "/auth/logout-all", &user.token).must(204))).must(401);
+    server.wait_for_log(&["event=login outcome=refused reason=changed_meanwhile", &user.id]);
+    let operator = |command: &str| assert_eq!(operator(&server, &["user", command, &user.email], ""), Some(0));
+    login_hashed_while(&server, &user, || operator("logout")).must(401);
+    let again = || {
+        operator("deactivate");
+        operator("activate");
+    };
+    login_hashed_while(&server, &user, again).must(401);
+    let sessions = server.sql().query_typed("select from sessions", &[]).unwrap();
+    assert_eq!(sessions.len(), 1, "the first login's, and none of the refused ones");
+}
+
+#[test]
+fn a_login_whose_password_changes_during_its_hash_is_refused() {
     let server = Server::start();
     let user = server.user("ada");
     let slow = bcrypt::hash(PASSWORD, 13).unwrap();
@@ -483,7 +537,7 @@ fn a_login_whose_password_was_changed_during_its_hash_is_refused() {
 }
 
 #[test]
-fn a_refresh_that_runs_beside_an_end_leaves_no_living_session() {
+fn s23_a_refresh_beside_a_revocation_leaves_no_valid_session() {
     let server = Server::start();
     let user = server.user("ada");
     for (round, path) in ["/auth/logout", "/auth/logout-all"].into_iter().cycle().take(20).enumerate() {
@@ -501,7 +555,7 @@ fn a_refresh_that_runs_beside_an_end_leaves_no_living_session() {
 }
 
 #[test]
-fn a_password_change_that_runs_beside_a_logout_of_all_keeps_no_session() {
+fn a_password_change_beside_a_logout_all_keeps_no_session() {
     let server = Server::start();
     for round in 0..10 {
         let user = server.user(&format!("ada{round}"));
@@ -516,7 +570,7 @@ fn a_password_change_that_runs_beside_a_logout_of_all_keeps_no_session() {
 }
 
 #[test]
-fn a_password_change_whose_session_ends_while_it_waits_is_refused_and_carries_no_session() {
+fn a_password_change_of_a_session_revoked_meanwhile_is_refused() {
     let server = Server::start();
     let user = server.user("ada");
     let mut holder = server.sql();
@@ -533,7 +587,7 @@ fn a_password_change_whose_session_ends_while_it_waits_is_refused_and_carries_no
 }
 
 #[test]
-fn of_password_changes_at_once_one_wins_and_the_others_are_told_that_theirs_is_wrong_now() {
+fn of_password_changes_at_once_one_wins_and_the_others_are_403() {
     let server = Server::start();
     let user = server.user("ada");
     let new = |number: usize| format!("nineteen paper lanterns {number}");
@@ -548,7 +602,7 @@ fn of_password_changes_at_once_one_wins_and_the_others_are_told_that_theirs_is_w
 }
 
 #[test]
-fn a_deletion_whose_password_was_changed_meanwhile_does_nothing() {
+fn a_deletion_whose_password_was_changed_meanwhile_is_refused() {
     let server = Server::start();
     let user = server.user("ada");
     let set = |hash: &str, statement: &str| {
@@ -570,7 +624,7 @@ fn a_deletion_whose_password_was_changed_meanwhile_does_nothing() {
 }
 
 #[test]
-fn a_deletion_whose_session_ends_while_it_waits_does_nothing() {
+fn a_deletion_of_a_session_revoked_meanwhile_is_refused() {
     let server = Server::start();
     let user = server.user("ada");
     let mut holder = server.sql();
@@ -586,7 +640,7 @@ fn a_deletion_whose_session_ends_while_it_waits_does_nothing() {
 }
 
 #[test]
-fn of_logins_at_once_that_renew_a_hash_all_succeed() {
+fn logins_at_once_that_renew_a_hash_all_succeed() {
     let server = Server::start();
     let user = server.user("ada");
     for _ in 0..5 {
@@ -597,7 +651,7 @@ fn of_logins_at_once_that_renew_a_hash_all_succeed() {
 }
 
 #[test]
-fn a_refresh_that_waits_for_a_password_change_of_its_own_session_succeeds() {
+fn a_refresh_beside_a_password_change_of_its_session_succeeds() {
     let server = Server::start();
     let tokens = login(&server, &server.user("ada"));
     let mut holder = server.sql();
@@ -614,7 +668,7 @@ fn a_refresh_that_waits_for_a_password_change_of_its_own_session_succeeds() {
 }
 
 #[test]
-fn a_task_that_is_made_while_its_user_is_deleted_is_refused_and_not_an_error() {
+fn a_task_of_a_user_who_is_deleted_meanwhile_is_refused() {
     let server = Server::start();
     for round in 0..10 {
         let user = server.user(&format!("ada{round}"));
@@ -630,7 +684,7 @@ fn a_task_that_is_made_while_its_user_is_deleted_is_refused_and_not_an_error() {
 // --------------------------------------------------------------------------------------------------------- log
 
 #[test]
-fn the_log_of_a_whole_run_holds_no_password_no_token_and_no_typed_email() {
+fn the_log_holds_no_password_token_or_typed_email() {
     let server = Server::start_with(&[("RUST_LOG", "trace")]);
     let user = server.user("ada");
     let tokens = login(&server, &user);
@@ -689,17 +743,4 @@ fn the_log_of_a_whole_run_holds_no_password_no_token_and_no_typed_email() {
     ] {
         assert!(log.contains(&format!("event={event}")), "the log lacks {event}");
     }
-}
-
-#[test]
-fn every_member_of_a_login_is_as_clients_expect_it() {
-    let server = Server::start();
-    let user = server.user("ada");
-    let json: Value = try_login(&server, &user, PASSWORD).must(200).json();
-    assert_eq!(
-        crate::support::members(&json),
-        ["access_token", "expires_in", "refresh_expires_in", "refresh_token", "token_type"]
-    );
-    assert_eq!(json["refresh_expires_in"], 1_209_600);
-    assert!(json["refresh_token"].as_str().unwrap().starts_with("lkr_"));
 }

@@ -8,10 +8,8 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postgres::config::Host;
 use postgres::{Client, NoTls};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -69,8 +67,13 @@ pub struct Database {
 
 impl Database {
     pub fn create() -> Arc<Self> {
+        Self::encoded("UTF8")
+    }
+
+    /// In this encoding of PostgreSQL's.
+    pub fn encoded(encoding: &str) -> Arc<Self> {
         let name = format!("latchkey_test_{}", Uuid::now_v7().simple());
-        administer(&format!("create database {name} template template0"));
+        administer(&format!("create database {name} template template0 encoding '{encoding}' locale 'C'"));
         Arc::new(Self { name })
     }
 
@@ -115,7 +118,7 @@ impl Role {
 impl Drop for Role {
     fn drop(&mut self) {
         let name = &self.name;
-        let _ = self.database.sql().batch_execute(&format!("drop owned by {name}"));
+        let _ = self.database.sql().batch_execute(&format!("drop owned by {name} cascade"));
         administer(&format!("drop role {name}"));
     }
 }
@@ -133,6 +136,8 @@ pub enum Cut {
     BeforeTheDatabase,
     /// The database has done it, the server never hears.
     BeforeTheAnswer,
+    /// The database has done it, and nothing passes the gate from then on.
+    SilentBeforeTheAnswer,
 }
 
 #[derive(Default)]
@@ -177,7 +182,7 @@ impl Gate {
         }
     }
 
-    /// The next statement that holds this text ends its connection.
+    /// The next statement that holds this text ends its connection, or silences the gate.
     pub fn cut(&self, statement: &'static str, when: Cut) {
         *self.state.cut.lock().unwrap() = Some((statement, when));
     }
@@ -214,8 +219,10 @@ impl GateState {
             let silent = self.silent.lock().unwrap();
             drop(self.changed.wait_while(silent, |silent| *silent).unwrap());
             let when = self.cuts(&buffer[..length]);
-            if when.is_some() {
-                let _ = from.shutdown(Shutdown::Both);
+            match when {
+                Some(Cut::SilentBeforeTheAnswer) => *self.silent.lock().unwrap() = true,
+                Some(_) => drop(from.shutdown(Shutdown::Both)),
+                None => {}
             }
             if when == Some(Cut::BeforeTheDatabase) {
                 break;
@@ -227,6 +234,13 @@ impl GateState {
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
     }
+}
+
+/// How many connections of a server there are to this database.
+pub fn server_connections(sql: &mut Client) -> i64 {
+    let count = "select count(*) from pg_stat_activity \
+                 where application_name = 'latchkey' and datname = current_database()";
+    sql.query_one(count, &[]).expect("pg_stat_activity").get(0)
 }
 
 // ----------------------------------------------------------------------------------------------------- program
@@ -284,26 +298,11 @@ pub fn run(arguments: &[&str], environment: &Environment) -> Finished {
 }
 
 fn spawn(arguments: &[&str], environment: &Environment) -> Child {
-    const PROGRAM: &str = env!("CARGO_BIN_EXE_latchkey");
-    // `ULIMIT` is no variable of the program's, but limits under which a shell starts it. Limits of threads count those
-    // of the whole user, and not for root: so it gets a user of its own.
-    let mut command = Command::new(if environment.contains_key("ULIMIT") { "bash" } else { PROGRAM });
-    if let Some(limits) = environment.get("ULIMIT") {
-        command.args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\""), PROGRAM]);
-        if geteuid().is_root() {
-            static USERS: AtomicU32 = AtomicU32::new(0);
-            command.uid(61_000 + USERS.fetch_add(1, Ordering::Relaxed));
-        }
-    }
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(environment)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts")
+    spawn_command(Command::new(env!("CARGO_BIN_EXE_latchkey")).args(arguments).env_clear().envs(environment))
+}
+
+fn spawn_command(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
 fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
@@ -368,7 +367,13 @@ impl Server {
 
     /// With these arguments, this whole environment and nothing else.
     pub fn with(database: &Arc<Database>, arguments: &[&str], environment: &Environment) -> Self {
-        let mut child = spawn(arguments, environment);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+        Self::by(command.args(arguments).env_clear().envs(environment), database)
+    }
+
+    /// By a command that becomes the server.
+    pub fn by(command: &mut Command, database: &Arc<Database>) -> Self {
+        let mut child = spawn_command(command);
         let log = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
         thread::spawn(move || {
@@ -405,6 +410,11 @@ impl Server {
     /// A client of the server's database.
     pub fn sql(&self) -> Client {
         self.database.sql()
+    }
+
+    /// How many connections the server has to its database.
+    pub fn database_connections(&self) -> i64 {
+        server_connections(&mut self.sql())
     }
 
     /// The log so far.

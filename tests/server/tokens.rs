@@ -225,7 +225,7 @@ fn shapes(f: &Forger, user: &User) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn s_forged_and_odd_access_tokens_are_refused_each_for_its_own_fault() {
+fn forged_and_odd_access_tokens_are_refused_crit_none_and_all() {
     let server = Server::start();
     let (user, other) = (server.user("ada"), server.user("bob"));
     let forger = Forger::of(&user);
@@ -244,7 +244,7 @@ fn s_forged_and_odd_access_tokens_are_refused_each_for_its_own_fault() {
 }
 
 #[test]
-fn the_leeway_for_clocks_is_a_few_seconds() {
+fn clock_leeway_of_an_access_token_is_a_few_seconds() {
     let server = Server::start();
     let user = server.user("ada");
     let forger = Forger::of(&user);
@@ -255,7 +255,7 @@ fn the_leeway_for_clocks_is_a_few_seconds() {
 }
 
 #[test]
-fn an_access_token_says_nothing_personal() {
+fn an_access_token_holds_no_personal_data() {
     let server = Server::start();
     let user = server.user("ada");
     let (header, claims) = decode(&user.token);
@@ -265,7 +265,7 @@ fn an_access_token_says_nothing_personal() {
 }
 
 #[test]
-fn the_previous_secret_still_verifies_and_no_longer_signs() {
+fn after_key_rotation_the_previous_secret_only_verifies() {
     let old = strong_secret();
     let server = Server::start_with(&[("JWT_SECRET", &old)]);
     let user = server.user("ada");
@@ -287,7 +287,7 @@ fn the_previous_secret_still_verifies_and_no_longer_signs() {
 }
 
 #[test]
-fn a_token_for_another_audience_of_the_same_secret_is_refused() {
+fn an_access_token_of_another_issuer_or_audience_is_refused() {
     let server = Server::start();
     let user = server.user("ada");
     for variables in [[("TOKEN_AUDIENCE", "other")], [("TOKEN_ISSUER", "other")]] {
@@ -297,14 +297,15 @@ fn a_token_for_another_audience_of_the_same_secret_is_refused() {
 }
 
 #[test]
-fn each_refused_token_has_its_reason_in_the_log() {
+fn the_log_names_the_reason_of_each_refused_token() {
     let server = Server::start();
     let user = server.user("ada");
     let forger = Forger::of(&user);
     let cases = [
         ("malformed", "x".to_owned()),
         ("unknown_key", forger.header("kid", json!("other"))),
-        ("wrong_kind", forger.header("typ", json!("JWT"))),
+        ("wrong_type", forger.header("typ", json!("JWT"))),
+        ("wrong_algorithm", forger.header("alg", json!("HS512"))),
         ("bad_signature", forger.under(b"another key")),
         ("bad_claims", forger.without_claim("sid")),
         ("expired", forger.claim("exp", json!(forger.now() - 60))),

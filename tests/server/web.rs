@@ -13,8 +13,15 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("/", "text/html; charset=utf-8"),
     ("/docs", "text/html; charset=utf-8"),
     ("/page.css", "text/css; charset=utf-8"),
+    ("/docs.css", "text/css; charset=utf-8"),
+    ("/docs.js", "text/javascript; charset=utf-8"),
     ("/page.js", "text/javascript; charset=utf-8"),
     ("/flow.js", "text/javascript; charset=utf-8"),
+    ("/theme.js", "text/javascript; charset=utf-8"),
+    ("/tasks.js", "text/javascript; charset=utf-8"),
+    ("/token.js", "text/javascript; charset=utf-8"),
+    ("/shell.js", "text/javascript; charset=utf-8"),
+    ("/experiments.js", "text/javascript; charset=utf-8"),
     ("/api.js", "text/javascript; charset=utf-8"),
     ("/api.d.ts", "text/plain; charset=utf-8"),
 ];
@@ -79,23 +86,87 @@ fn the_page_may_run_only_what_the_server_sends_and_stand_in_no_frame() {
     }
 }
 
+/// Each member of an object as a line of JSON.
+fn lines_of(object: &Value) -> Vec<String> {
+    object.as_object().unwrap().iter().map(|(name, value)| format!("\n  \"{name}\": {value}")).collect()
+}
+
 #[test]
-fn the_docs_name_every_operation_with_what_it_does() {
+fn the_reference_shows_every_operation_with_its_body_and_answers() {
     let server = Server::start();
     let docs = server.request("GET", "/docs").send().must(200).text();
     let described = server.request("GET", "/openapi.json").send().must(200).json();
     let paths = described["paths"].as_object().expect("paths");
+    let mut count = 0;
     for (path, item) in paths {
         for (method, operation) in
             item.as_object().expect("operations").iter().filter(|(name, _)| *name != "parameters")
         {
-            let summary = operation["summary"].as_str().expect("a summary");
-            let row = format!(
-                "<tr><td><code>{}</code></td><td><code>{path}</code></td><td>{summary}</td></tr>",
-                method.to_uppercase()
-            );
-            assert!(docs.contains(&row), "{row}");
+            let id = operation["operationId"].as_str().expect("an id");
+            let section = docs.split(&format!("<section class=\"operation\" id=\"{id}\"")).nth(1).expect(id);
+            let section = section.split("</section>").next().unwrap();
+            assert!(docs.contains(&format!("<li><a href=\"#{id}\">")), "{id} is not among the contents");
+            let mut parts = vec![method.to_uppercase(), format!("<code>{path}</code>")];
+            parts.extend(["summary", "description"].map(|member| operation[member].as_str().unwrap().to_owned()));
+            let body = &operation["requestBody"]["content"]["application/json"]["examples"];
+            for (_, example) in body.as_object().into_iter().flatten() {
+                parts.extend(lines_of(&example["value"]));
+            }
+            let answers = operation["responses"].as_object().unwrap().iter();
+            for (status, answer) in answers.filter(|(status, _)| status.as_str() < "400") {
+                parts.push(format!(">{status}</span>"));
+                if let Some(example) = answer["content"]["application/json"].get("example") {
+                    parts.extend(lines_of(example.get(0).unwrap_or(example)));
+                }
+                let headers = answer["headers"].as_object().unwrap().keys();
+                parts.extend(headers.filter(|name| ["Location", "Link", "ETag"].contains(&name.as_str())).cloned());
+            }
+            for part in parts {
+                let part = part.replace('"', "&quot;");
+                assert!(section.contains(&part), "{id} lacks {part}:\n{section}");
+            }
+            count += 1;
         }
+    }
+    assert!(count > 20, "{count} operations");
+}
+
+#[test]
+fn every_link_of_the_reference_leads_to_one_anchor() {
+    let server = Server::start();
+    let docs = server.request("GET", "/docs").send().must(200).text();
+    let ids: Vec<&str> = docs.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "an anchor stands twice: {ids:?}");
+    for link in docs.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        match link.strip_prefix('#') {
+            Some(anchor) => assert!(ids.contains(&anchor), "no anchor {anchor}"),
+            None if link.starts_with("data:") => {}
+            None => drop(server.request("GET", &format!("/{}", link.trim_start_matches("./"))).send().must(200)),
+        }
+    }
+}
+
+#[test]
+fn every_curl_line_of_the_reference_gives_the_status_that_it_promises() {
+    let server = Server::start();
+    let docs = server.request("GET", "/docs").send().must(200).text();
+    let code = |rest: &str| {
+        let code = rest.split("<code>").nth(1).and_then(|rest| rest.split("</code>").next()).expect("code");
+        code.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    };
+    let setup = code(docs.split("id=\"setup\"").nth(1).expect("the lines that set up a shell"));
+    let setup = setup.replace("http://127.0.0.1:8080", &format!("http://{}", server.address));
+    let lines: Vec<(&str, String)> = docs
+        .split("<pre class=\"line\" data-status=\"")
+        .skip(1)
+        .map(|rest| (rest.split('"').next().unwrap(), code(rest)))
+        .collect();
+    assert_eq!(lines.len(), docs.matches("<section class=\"operation\"").count());
+    for (status, line) in lines {
+        let script = format!("set -eu\n{{\n{setup}\n}} >/dev/null\n{line} -o /dev/null -w '%{{http_code}}'");
+        let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!((said.as_ref(), errors.as_ref()), (status, ""), "{line}");
     }
 }
 

@@ -1,255 +1,326 @@
-// The page in a real browser: the flow by clicks and by keys, what it lays open, and every state that it can be in.
-// Chromium is Debian's; playwright-core comes from tests/web/package.json. With LATCHKEY_SCREENSHOTS set to a directory
-// it leaves pictures there.
+// The page as an application: account and tasks by clicks and by keys, every state that it can be in, sessions over tabs
+// and reloads, how it looks on every screen, and a front end on another origin.
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import { once } from "node:events";
 import http from "node:http";
-import { createRequire } from "node:module";
-import { after, afterEach, before, beforeEach, describe, test } from "node:test";
-import { promisify } from "node:util";
+import { describe, test } from "node:test";
 
-import { PASSWORD, first, freshEmail, startProxy, startServer } from "./server.js";
+import { accessible, addTask, exchange, experiment, focused, logIn, open, register, said, settled, submit, t, useBrowser } from "./browser.js";
+import { PASSWORD, first, freshEmail, startServer } from "./server.js";
 
-const { chromium } = createRequire(`${process.env.LATCHKEY_NODE_MODULES}/`)("playwright-core");
-// Without the flags on networking Chromium looks for its maker's hosts at every start.
-const FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split(" ");
-const PATIENCE_MS = 10_000;
+/** Failed logins until the server makes an e-mail wait. */
 const LIMIT = 3;
+useBrowser({ LOGIN_FAILURE_LIMIT: String(LIMIT) });
 
-let server, proxy, browser, context, page, complaints;
-before(async () => {
-  server = await startServer({ LOGIN_FAILURE_LIMIT: String(LIMIT) });
-  browser = await chromium.launch({ executablePath: process.env.LATCHKEY_CHROMIUM, headless: true, args: FLAGS });
-});
-after(async () => {
-  await browser?.close();
-  assert.equal(await server.stop(), 0);
-});
-beforeEach(async () => {
-  proxy = await startProxy(server.url);
-  await open({});
-});
-afterEach(async () => {
-  await context.close();
-  proxy.stop();
-  assert.deepEqual(complaints, []);
-});
-
-/** A browser without history, whose page is open. Whatever the browser complains of is kept. */
-async function open(options) {
-  await context?.close();
-  complaints = [];
-  context = await browser.newContext({ baseURL: proxy.url, permissions: ["clipboard-read", "clipboard-write"], ...options });
-  context.setDefaultTimeout(PATIENCE_MS);
-  context.on("page", (opened) => {
-    opened.on("pageerror", (error) => complaints.push(String(error)));
-    opened.on("console", (message) => {
-      // The browser's own line for each answer of 400 and more is no defect of the page.
-      const isRefusal = /^Failed to load resource: (the server responded|net::ERR_)/.test(message.text());
-      if (["error", "warning"].includes(message.type()) && !isRefusal) complaints.push(message.text());
-    });
-    opened.on("request", (request) => {
-      if (!request.url().startsWith(proxy.url) && !request.url().startsWith("data:")) complaints.push(`asked ${request.url()}`);
-    });
-  });
-  await context.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", (event) => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));
-  });
-  page = await context.newPage();
-  await page.goto("/");
-  await page.getByRole("button", { name: "Log in" }).waitFor();
+const JSON_TYPE = { "Content-Type": "application/json" };
+const titles = () => t.page.locator(".task .title").allInnerTexts();
+const checkbox = (title) => t.page.getByRole("checkbox", { name: title, exact: true });
+const signButton = () => t.page.locator("#sign [type=submit]");
+/** Holds the answer to the next request of this kind until `release` is called. */
+function held(method, path) {
+  let release;
+  const until = new Promise((resolve) => (release = resolve));
+  t.proxy.rules.push(first(1, method, path, { answer: () => until }));
+  return release;
 }
+const broken = { status: 500, headers: JSON_TYPE, body: '{"detail":"The server failed to answer this request."}' };
 
-async function register(email = freshEmail()) {
-  await page.getByText("Create an account", { exact: true }).click();
-  await page.getByLabel("E-mail").fill(email);
-  await page.locator("#password").fill(PASSWORD);
-  await page.getByRole("button", { name: "Create the account" }).click();
-  await page.getByText("Nothing to do yet").waitFor();
-  return email;
-}
-
-async function logIn(email, password = PASSWORD) {
-  await page.getByLabel("E-mail").fill(email);
-  await page.locator("#password").fill(password);
-  await page.getByRole("button", { name: "Log in" }).click();
-}
-
-async function addTask(title) {
-  await page.getByLabel("New task").fill(title);
-  await page.getByRole("button", { name: "Add", exact: true }).click();
-  await page.getByRole("checkbox", { name: title }).waitFor();
-}
-
-const exchange = (name) => page.locator("#exchanges > li", { hasText: name }).first();
-const said = (text) => page.getByText(text).first().waitFor();
-/** The JSON that a line of shell prints. */
-async function shell(line, variables = {}) {
-  const { stdout } = await promisify(execFile)("bash", ["-c", line], { env: { ...process.env, ...variables }, timeout: PATIENCE_MS });
-  return JSON.parse(stdout);
-}
-/** What the element that has the focus is called. */
-const focused = () => page.evaluate(() => document.activeElement.getAttribute("aria-label") ?? document.activeElement.id);
-
-describe("the flow", () => {
+describe("account and tasks", () => {
   test("by clicks: register, add, complete, edit, delete, log out, log in", async () => {
     const email = await register();
     await addTask("Buy milk");
     await addTask("Call Grace");
-    await page.getByRole("checkbox", { name: "Buy milk" }).check();
-    await page.locator(".task.done").waitFor();
-    await page.getByRole("button", { name: "Edit Call Grace" }).click();
-    await page.getByLabel("Title").fill("Call Ada");
-    await page.getByLabel("Description").last().fill("About the engine");
-    await page.getByRole("button", { name: "Save" }).click();
-    await page.getByRole("checkbox", { name: "Call Ada About the engine" }).waitFor();
-    await page.getByText("Done", { exact: true }).click();
-    await page.getByRole("checkbox", { name: "Call Ada" }).waitFor({ state: "detached" });
-    await page.getByText("All", { exact: true }).click();
-    await page.getByRole("button", { name: "Delete Buy milk" }).click();
-    await page.getByRole("checkbox", { name: "Buy milk" }).waitFor({ state: "detached" });
-    await page.getByRole("button", { name: "Log out", exact: true }).click();
+    await checkbox("Buy milk").click();
+    await t.page.locator(".task.done").waitFor();
+    await t.page.getByRole("button", { name: "Edit Call Grace" }).click();
+    await t.page.getByLabel("Title", { exact: true }).fill("Call Ada");
+    await t.page.locator(".task").getByLabel("Description").fill("About the engine");
+    await t.page.getByRole("button", { name: "Save" }).click();
+    await checkbox("Call Ada About the engine").waitFor();
+    await t.page.locator("#filter").getByText("Done").click();
+    assert.deepEqual(await titles(), ["Buy milk"]);
+    await t.page.locator("#filter").getByText("All").click();
+    await t.page.getByRole("button", { name: "Delete Buy milk" }).click();
+    await t.page.getByText("Deleted: Buy milk").waitFor();
+    await t.page.getByRole("button", { name: "Log out", exact: true }).click();
     await said("Logged out.");
     await logIn(email);
-    await page.getByRole("checkbox", { name: "Call Ada" }).waitFor();
-    assert.equal(await page.getByRole("checkbox", { name: "Call Ada" }).isChecked(), false);
+    await checkbox("Call Ada About the engine").waitFor();
+    assert.deepEqual(await titles(), ["Call Ada"]);
   });
 
-  test("by keys alone: the same", async () => {
+  test("by keys alone: the same, and the focus never falls to the body", async () => {
     const press = async (...keys) => {
-      for (const key of keys) await page.keyboard.press(key);
+      for (const key of keys) await t.page.keyboard.press(key);
+      await settled();
+      assert.notEqual(await focused(), "body", keys.join());
     };
-    await page.locator("[name=deed]").first().focus();
+    await t.page.locator("[name=deed]").first().focus();
     await press("ArrowRight", "Tab");
-    await page.keyboard.type(freshEmail());
+    await t.page.keyboard.type(freshEmail());
     await press("Tab");
-    await page.keyboard.type(PASSWORD);
+    await t.page.keyboard.type(PASSWORD);
     await press("Enter");
     await said("Nothing to do yet");
     assert.equal(await focused(), "title");
-    await page.keyboard.type("Buy milk");
-    await press("Enter");
-    await page.getByRole("checkbox", { name: "Buy milk" }).waitFor();
-    assert.equal(await focused(), "title");
+    for (const title of ["Buy milk", "Buy bread"]) {
+      await t.page.keyboard.type(title);
+      await press("Enter");
+      await checkbox(title).waitFor();
+      assert.equal(await focused(), "title");
+    }
     await press("Tab", "Tab", "Tab", "Tab", "Space");
-    await page.locator(".task.done").waitFor();
+    await t.page.locator(".task.done").waitFor();
+    assert.match(await t.page.evaluate(() => document.activeElement.id), /^task-/);
     await press("Tab", "Enter");
-    await page.keyboard.type("Buy tea");
+    await t.page.keyboard.type("Buy tea");
     await press("Escape");
-    assert.equal(await focused(), "Edit Buy milk");
+    assert.equal(await focused(), "Edit Buy bread");
     await press("Enter");
-    await page.keyboard.type("Buy tea");
+    await t.page.keyboard.type("Buy tea");
     await press("Enter");
-    await page.getByRole("button", { name: "Edit Buy tea" }).waitFor();
+    await t.page.getByRole("button", { name: "Edit Buy tea" }).waitFor();
     assert.equal(await focused(), "Edit Buy tea");
     await press("Tab", "Enter");
-    await said("Nothing to do yet");
-    assert.equal(await focused(), "title");
-    await press("Shift+Tab");
-    assert.equal(await focused(), "logout");
+    await t.page.getByText("Deleted: Buy tea").waitFor();
+    assert.equal(await focused(), "Undo: Buy tea comes back");
+    await press("Enter");
+    await checkbox("Buy tea").waitFor();
+    await t.page.getByRole("button", { name: "Log out", exact: true }).focus();
     await press("Enter");
     await said("Logged out.");
-    assert.equal(await focused(), "email");
+    assert.equal(await focused(), "password");
   });
 
   test("the password is changed, other sessions end, and the account is deleted", async () => {
     const email = await register();
-    await page.getByText("Account", { exact: true }).click();
-    await page.getByLabel("Current password").fill("not it at all");
-    await page.getByLabel("New password").fill(`${PASSWORD} new`);
-    await page.getByRole("button", { name: "Change it" }).click();
+    await t.page.getByText("Account", { exact: true }).click();
+    await t.page.getByLabel("Current password").fill("not it at all");
+    await t.page.getByLabel("New password").fill(`${PASSWORD} new`);
+    await t.page.getByRole("button", { name: "Change it" }).click();
     await said("The current password is wrong.");
-    await page.getByLabel("Current password").fill(PASSWORD);
-    await page.getByRole("button", { name: "Change it" }).click();
+    await t.page.getByLabel("Current password").fill(PASSWORD);
+    await t.page.getByLabel("New password").fill("password");
+    await t.page.getByRole("button", { name: "Change it" }).click();
+    await said("The new password is too easy to guess");
+    await t.page.getByLabel("New password").fill(`${PASSWORD} new`);
+    await t.page.getByRole("button", { name: "Change it" }).click();
     await said("The new password holds.");
-    await page.locator("#confirmation").fill(`${PASSWORD} new`);
-    await page.getByRole("button", { name: "Delete everything" }).click();
+    await t.page.locator("#confirmation").fill(`${PASSWORD} new`);
+    await t.page.getByRole("button", { name: "Delete everything" }).click();
     await said("The account and everything in it are gone.");
     await logIn(email, `${PASSWORD} new`);
     await said("E-mail or password is wrong.");
   });
 });
 
-describe("what is laid open", () => {
-  test("each exchange stands there with its request, its answer and the same in curl", async () => {
-    const email = await register();
-    const login = exchange("Log in");
-    await login.locator("summary").click();
-    const text = await login.innerText();
-    for (const part of ["POST", "/auth/login", email, "200", "x-request-id", '"token_type": "bearer"', "curl -sS"]) {
-      assert.ok(text.includes(part), `${part} in\n${text}`);
+describe("tasks", () => {
+  test("the newest stands first, is there at once, and each filter counts", async () => {
+    await register();
+    await addTask("First");
+    const release = held("POST", "/api/me/tasks");
+    await t.page.getByLabel("New task").fill("Second");
+    await t.page.keyboard.press("Enter");
+    await t.page.locator(".task.pending", { hasText: "Second" }).getByText("Saving…").waitFor();
+    assert.deepEqual(await titles(), ["Second", "First"]);
+    release();
+    await t.page.locator(".task.ok", { hasText: "Second" }).waitFor();
+    await checkbox("First").click();
+    await t.page.locator(".task.done").waitFor();
+    assert.deepEqual(await t.page.locator("#filter b").allInnerTexts(), ["2", "1", "1"]);
+    await t.page.locator("#filter").getByText("Done").click();
+    await t.page.getByLabel("New task").fill("Third");
+    await t.page.keyboard.press("Enter");
+    await checkbox("Third").waitFor();
+    await t.page.reload();
+    await checkbox("Third").waitFor();
+    assert.deepEqual(await titles(), ["Third", "Second", "First"]);
+  });
+
+  test("what fails says so in its row, and can be tried again", async () => {
+    await register();
+    t.proxy.rules.push(first(1, "POST", "/api/me/tasks", broken));
+    await t.page.getByLabel("New task").fill("Buy milk");
+    await t.page.keyboard.press("Enter");
+    const row = t.page.locator(".task", { hasText: "Buy milk" });
+    await row.getByText("The server failed to answer this request.").waitFor();
+    await row.getByRole("button", { name: "Try again" }).click();
+    await t.page.locator(".task.ok", { hasText: "Buy milk" }).waitFor();
+    assert.notEqual(await focused(), "body");
+    const { task } = await t.page.evaluate(() => ({ task: document.querySelector(".task input").id.slice(5) }));
+    for (const [method, path, act] of [
+      ["PATCH", `/api/me/tasks/${task}/complete`, () => checkbox("Buy milk").click()],
+      ["DELETE", `/api/me/tasks/${task}`, () => t.page.getByRole("button", { name: "Delete Buy milk" }).click()],
+    ]) {
+      t.proxy.rules.push(first(1, method, path, broken));
+      await act();
+      await row.getByText("The server failed to answer this request.").waitFor();
+      assert.equal(await checkbox("Buy milk").isChecked(), method === "DELETE");
+      assert.notEqual(await focused(), "body");
+      await accessible(`failed-${method}`);
+      await row.getByRole("button", { name: "Try again" }).click();
+      await row.getByText("The server failed").waitFor({ state: "detached" });
+      await settled();
     }
+    await t.page.getByText("Deleted: Buy milk").waitFor();
   });
 
-  test("no password ever stands on the page, and no token unless it is asked for", async () => {
+  test("a deleted task comes back, done if it was done", async () => {
     await register();
-    await page.evaluate(() => document.querySelectorAll("details").forEach((details) => (details.open = true)));
-    const before = await page.locator("body").innerText();
-    assert.ok(!before.includes(PASSWORD));
-    assert.doesNotMatch(before, /eyJ[\w-]+\.[\w-]+\.[\w-]+|lkr_[\w-]{20}/);
-    await page.getByLabel("Show tokens").check();
-    const shown = await page.locator("body").innerText();
-    assert.match(shown, /eyJ[\w-]+\.[\w-]+\.[\w-]+/);
-    assert.match(shown, /lkr_[\w-]{20}/);
-    assert.ok(!shown.includes(PASSWORD));
-    await page.getByLabel("Show tokens").uncheck();
-    assert.doesNotMatch(await page.locator("body").innerText(), /eyJ[\w-]+\.[\w-]+\.[\w-]+/);
+    await addTask("Buy milk");
+    await checkbox("Buy milk").click();
+    await t.page.locator(".task.done.ok").waitFor();
+    await t.page.getByRole("button", { name: "Delete Buy milk" }).click();
+    await t.page.getByRole("button", { name: "Undo" }).click();
+    await t.page.locator(".task.ok", { hasText: "Buy milk" }).waitFor();
+    await t.page.reload();
+    await t.page.locator(".task.done").waitFor();
+    assert.ok(await checkbox("Buy milk").isChecked());
   });
 
-  test("the copied line of curl does the same in a shell", async () => {
-    await register();
-    await addTask("It’s \"quoted\" $HOME `x` \\ !");
-    await page.getByLabel("Show tokens").check();
-    await exchange("Add a task").getByRole("button", { name: "Copy" }).click();
-    await exchange("Add a task").getByRole("button", { name: "Copied" }).waitFor();
-    const line = await page.evaluate(() => navigator.clipboard.readText());
-    const answer = await shell(line);
-    assert.equal(answer.title, "It’s \"quoted\" $HOME `x` \\ !");
-  });
-
-  test("without the tokens the line of curl takes them and the password from the shell's variables", async () => {
-    const email = await register();
-    const copied = async (name) => {
-      const shown = exchange(name);
-      if (!(await shown.locator("details").evaluate((details) => details.open))) await shown.locator("summary").click();
-      await shown.getByRole("button", { name: "Copy" }).click();
-      return page.evaluate(() => navigator.clipboard.readText());
-    };
-    const tokens = await shell(await copied("Log in"), { password: PASSWORD });
-    assert.equal(tokens.token_type, "bearer");
-    assert.deepEqual(await shell(await copied("List tasks"), { token: tokens.access_token }), []);
-    await page.reload();
-    await page.locator("#who", { hasText: email }).waitFor();
-    assert.equal((await shell(await copied("Refresh"), { refresh_token: tokens.refresh_token })).token_type, "bearer");
-  });
-
-  test("each claim is explained, and the life of the token runs down", async () => {
-    await register();
-    for (const claim of ["alg", "typ", "kid", "iss", "aud", "sub", "sid", "iat", "exp"]) {
-      const row = page.locator("#inspector tr", { has: page.getByRole("rowheader", { name: claim, exact: true }) });
-      assert.ok((await row.locator("td").last().innerText()).length > 5, claim);
-    }
-    const left = () => page.locator("#life strong").innerText();
-    const now = await left();
-    assert.match(now, /^1[45] min \d\d s left$/);
-    await page.waitForFunction((then) => document.querySelector("#life strong").textContent !== then, now);
-  });
-
-  test("what is refused can be tried, and says why", async () => {
-    await register();
-    for (const [label, status] of [["No token", 401], ["A forged signature", 401], ["Another user’s list", 403], ["A task that is not there", 404], ["A member that is not known", 422]]) {
-      await page.getByRole("button", { name: label }).click();
-      await page.locator("#exchanges > li:first-child .outcome", { hasText: String(status) }).waitFor();
-    }
-    await addTask("Still logged in");
-  });
-
-  test("a title that looks like HTML stays text", async () => {
+  test("text stays text, runs in its own direction, and a long title is clamped", async () => {
     await register();
     await addTask("<img src=x onerror=alert(1)>");
-    assert.equal(await page.locator("main img").count(), 0);
+    await addTask("שלום עולם");
+    await addTask("x".repeat(250));
+    assert.equal(await t.page.locator("main img").count(), 0);
+    const direction = await t.page.locator(".title", { hasText: "שלום" }).evaluate((title) => getComputedStyle(title).direction);
+    assert.equal(direction, "rtl");
+    const { height } = await t.page.locator(".title", { hasText: "xxx" }).boundingBox();
+    assert.ok(height < 90, String(height));
+    for (const id of ["#title", "#description"]) assert.equal(await t.page.locator(id).getAttribute("dir"), "auto");
+  });
+
+  test("many tasks come page after page, and are shown by the hundred", async () => {
+    const email = await register();
+    const login = await fetch(`${t.server.url}/auth/login`, { method: "POST", headers: JSON_TYPE, body: JSON.stringify({ email, password: PASSWORD }) });
+    const { access_token } = await login.json();
+    const headers = { ...JSON_TYPE, Authorization: `Bearer ${access_token}` };
+    for (let n = 0; n < 103; n += 1) await fetch(`${t.server.url}/api/me/tasks`, { method: "POST", headers, body: JSON.stringify({ title: `Task ${n}` }) });
+    await t.page.reload();
+    await checkbox("Task 102").waitFor();
+    assert.equal(await t.page.locator(".task").count(), 100);
+    await t.page.getByRole("button", { name: "Show 3 more of 3" }).click();
+    assert.equal(await t.page.locator(".task").count(), 103);
+    assert.equal((await titles()).at(-1), "Task 0");
+    assert.match(await t.page.evaluate(() => document.activeElement.id), /^task-/);
+  });
+});
+
+describe("every state", () => {
+  test("what is missing or breaks a rule is said at its field, in the user's words", async () => {
+    await t.page.locator("#sign").getByText("Register", { exact: true }).click();
+    await submit();
+    await said("Please fill this in.");
+    assert.equal(await focused(), "email");
+    await t.page.getByLabel("E-mail").fill("no e-mail");
+    await t.page.locator("#password").fill("short");
+    await submit();
+    await t.page.locator("#email-error", { hasText: "The e-mail must be an e-mail address" }).waitFor();
+    await t.page.locator("#password-error", { hasText: "The password must be at least 8 characters" }).waitFor();
+    assert.equal(await t.page.getByLabel("E-mail").getAttribute("aria-invalid"), "true");
+    await accessible("invalid");
+    await t.page.getByLabel("E-mail").fill(freshEmail());
+    await t.page.locator("#password").fill("password");
+    await submit();
+    await t.page.locator("#password-error", { hasText: "The password is too easy to guess" }).waitFor();
+    assert.equal(await t.page.getByLabel("E-mail").getAttribute("aria-invalid"), null);
+    await register();
+    await t.page.getByLabel("New task").fill("   ");
+    await t.page.keyboard.press("Enter");
+    await said("The title must not be all white space.");
+    assert.equal(await focused(), "title");
+    assert.equal(await t.page.locator(".task").count(), 0);
+  });
+
+  test("whatever takes longer than half a second says so", async () => {
+    for (const [path, act, words] of [
+      ["/auth/login", () => logIn(freshEmail(), "x"), "The server is still working on it…"],
+    ]) {
+      const release = held("POST", path);
+      await act();
+      await said(words);
+      assert.equal(await signButton().getAttribute("aria-busy"), "true");
+      assert.equal(await t.page.evaluate(() => getComputedStyle(document.querySelector(".top"), "::after").opacity), "1");
+      release();
+      await said("E-mail or password is wrong.");
+    }
+    const email = await register();
+    const release = held("GET", "/api/me/tasks");
+    await t.page.reload();
+    await t.page.locator("#who", { hasText: email }).waitFor();
+    assert.equal(await t.page.locator("#tasks").getAttribute("aria-busy"), "true");
+    assert.equal(await t.page.locator(".skeleton").count(), 3);
+    release();
+    await said("Nothing to do yet");
+  });
+
+  test("a list that cannot be had offers to try again", async () => {
+    await register();
+    t.proxy.rules.push(first(1, "GET", "/api/me/tasks", broken));
+    await t.page.reload();
+    await said("The server failed to answer this request.");
+    await t.page.getByRole("button", { name: "Try again", exact: true }).click();
+    await said("Nothing to do yet");
+    assert.equal(await focused(), "title");
+  });
+
+  test("too many attempts lock the e-mail that they are about, and nothing else", async () => {
+    const [email, other] = [await register(), freshEmail()];
+    await t.page.getByRole("button", { name: "Log out", exact: true }).click();
+    for (let n = 0; n < LIMIT; n += 1) {
+      await logIn(email, "wrong");
+      await said("E-mail or password is wrong.");
+      await settled();
+    }
+    await logIn(email, "wrong");
+    await said("Too many attempts");
+    assert.match(await signButton().innerText(), /^Wait \d+ min \d\d s$/);
+    assert.equal(await signButton().getAttribute("aria-disabled"), "true");
+    await accessible("throttled");
+    await t.page.getByLabel("E-mail").fill(other);
+    assert.equal(await signButton().innerText(), "Log in");
+    await t.page.getByLabel("E-mail").fill(email);
+    assert.match(await signButton().innerText(), /^Wait/);
+    await register(other);
+    await addTask("Not locked");
+  });
+
+  test("the button comes back once the time is over", async () => {
+    t.proxy.rules.push(first(1, "POST", "/auth/login", { status: 429, headers: { "Retry-After": "2" }, body: '{"detail":"Too many attempts; wait."}' }));
+    await logIn(freshEmail(), "x");
+    await t.page.getByRole("button", { name: /^Wait/ }).waitFor();
+    await said("You can try again now.");
+    assert.equal(await signButton().getAttribute("aria-disabled"), "false");
+  });
+
+  test("offline is said, what fails is put back, and being back loads the tasks again", async () => {
+    await register();
+    await addTask("Buy milk");
+    await t.context.setOffline(true);
+    await said("You are offline.");
+    await checkbox("Buy milk").click();
+    await t.page.locator(".failure", { hasText: "The server did not answer." }).waitFor();
+    assert.equal(await checkbox("Buy milk").isChecked(), false);
+    await accessible("offline");
+    await t.context.setOffline(false);
+    await t.page.getByText("You are offline.").waitFor({ state: "hidden" });
+    await t.page.locator(".failure").waitFor({ state: "detached" });
+    await checkbox("Buy milk").waitFor();
+  });
+
+  test("a reload while the database is away keeps the session, says so, and goes on by itself", async () => {
+    const email = await register();
+    const away = { status: 503, headers: { ...JSON_TYPE, "Retry-After": "1" }, body: '{"detail":"The database does not answer at the moment."}' };
+    t.proxy.rules.push((request) => (request.path === "/auth/refresh" ? away : undefined));
+    await t.page.reload();
+    await said("Your session is kept");
+    assert.ok(!(await t.page.locator("#guest").isVisible()));
+    await said("The database does not answer at the moment.");
+    await accessible("away");
+    t.proxy.rules.length = 0;
+    await t.page.locator("#who", { hasText: email }).waitFor();
   });
 });
 
@@ -257,162 +328,103 @@ describe("sessions", () => {
   test("a reload goes on in the same session, with one refresh", async () => {
     const email = await register();
     await addTask("Buy milk");
-    proxy.seen.length = 0;
-    await page.reload();
-    await page.getByRole("checkbox", { name: "Buy milk" }).waitFor();
-    await page.locator("#who", { hasText: email }).waitFor();
-    assert.equal(proxy.count("POST", "/auth/refresh"), 1);
-    assert.equal(proxy.count("POST", "/auth/login"), 0);
+    t.proxy.seen.length = 0;
+    await t.page.reload();
+    await checkbox("Buy milk").waitFor();
+    await t.page.locator("#who", { hasText: email }).waitFor();
+    assert.equal(t.proxy.count("POST", "/auth/refresh"), 1);
+    assert.equal(t.proxy.count("POST", "/auth/login"), 0);
   });
 
   test("a duplicated tab shares the session, and the first one goes on after the second has refreshed", async () => {
     await register();
     await addTask("Buy milk");
-    const [other] = await Promise.all([context.waitForEvent("page"), page.evaluate(() => void window.open("/"))]);
+    const [other] = await Promise.all([t.context.waitForEvent("page"), t.page.evaluate(() => void window.open("/"))]);
     await other.getByRole("checkbox", { name: "Buy milk" }).waitFor();
     const stored = (tab) => tab.evaluate(() => sessionStorage.getItem("latchkey.refresh_token"));
-    await page.waitForFunction((now) => sessionStorage.getItem("latchkey.refresh_token") === now, await stored(other));
-    await page.reload();
-    await page.getByRole("checkbox", { name: "Buy milk" }).waitFor();
-    await other.waitForFunction((now) => sessionStorage.getItem("latchkey.refresh_token") === now, await stored(page));
-    await page.getByRole("button", { name: "Log out", exact: true }).click();
-    await other.getByText("Logged out in another tab.").waitFor();
+    await t.page.waitForFunction((now) => sessionStorage.getItem("latchkey.refresh_token") === now, await stored(other));
+    await t.page.reload();
+    await checkbox("Buy milk").waitFor();
+    await other.waitForFunction((now) => sessionStorage.getItem("latchkey.refresh_token") === now, await stored(t.page));
   });
 
   test("two tabs hold two users apart", async () => {
     const email = await register();
-    const mine = page;
-    page = await context.newPage();
-    await page.goto("/");
+    const mine = t.page;
+    t.page = await t.context.newPage();
+    await t.page.goto("/");
     const other = await register();
     await mine.reload();
     await mine.locator("#who", { hasText: email }).waitFor();
-    await page.reload();
-    await page.locator("#who", { hasText: other }).waitFor();
+    await t.page.reload();
+    await t.page.locator("#who", { hasText: other }).waitFor();
   });
 
   test("a session that was ended elsewhere leads back to the form, with the reason", async () => {
     const email = await register();
-    const json = { "Content-Type": "application/json" };
-    const login = await fetch(`${server.url}/auth/login`, { method: "POST", headers: json, body: JSON.stringify({ email, password: PASSWORD }) });
+    const login = await fetch(`${t.server.url}/auth/login`, { method: "POST", headers: JSON_TYPE, body: JSON.stringify({ email, password: PASSWORD }) });
     const { access_token } = await login.json();
-    await fetch(`${server.url}/auth/logout-all`, { method: "POST", headers: { Authorization: `Bearer ${access_token}` } });
-    await page.getByLabel("New task").fill("Too late");
-    await page.keyboard.press("Enter");
-    await said("The session is over. Log in again.");
-    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+    await fetch(`${t.server.url}/auth/logout-all`, { method: "POST", headers: { Authorization: `Bearer ${access_token}` } });
+    await t.page.getByLabel("New task").fill("Too late");
+    await t.page.keyboard.press("Enter");
+    await t.page.locator("#guest").getByText("The session is over. Log in again.").waitFor();
+    assert.equal(await t.page.evaluate(() => sessionStorage.length), 0);
+    assert.notEqual(await focused(), "body");
   });
 });
 
-describe("every state", () => {
-  test("what is missing or breaks a rule is said at its field", async () => {
-    await page.getByText("Create an account", { exact: true }).click();
-    await page.getByRole("button", { name: "Create the account" }).click();
-    await said("Please fill this in.");
-    assert.equal(await focused(), "email");
-    await page.getByLabel("E-mail").fill("no e-mail");
-    await page.locator("#password").fill("short");
-    await page.getByRole("button", { name: "Create the account" }).click();
-    await page.locator("#email-error", { hasText: "must be an e-mail address" }).waitFor();
-    await page.locator("#password-error", { hasText: "at least 8 characters" }).waitFor();
-    assert.equal(await page.getByLabel("E-mail").getAttribute("aria-invalid"), "true");
-    await page.getByLabel("E-mail").fill(freshEmail());
-    await page.locator("#password").fill("password");
-    await page.getByRole("button", { name: "Create the account" }).click();
-    await page.locator("#password-error", { hasNotText: "at least 8 characters", hasText: /\w/ }).waitFor();
-    assert.equal(await page.getByLabel("E-mail").getAttribute("aria-invalid"), null);
-  });
-
-  test("an e-mail that is taken is said so", async () => {
-    const email = await register();
-    await page.getByRole("button", { name: "Log out", exact: true }).click();
-    await page.getByText("Create an account", { exact: true }).click();
-    await page.getByLabel("E-mail").fill(email);
-    await page.locator("#password").fill(PASSWORD);
-    await page.getByRole("button", { name: "Create the account" }).click();
-    await said("This e-mail already has an account.");
-  });
-
-  test("after too many attempts the button waits and counts down", async () => {
-    const email = freshEmail();
-    for (let n = 0; n < LIMIT; n += 1) {
-      await logIn(email, "wrong");
-      await said("E-mail or password is wrong.");
-      await page.waitForFunction(() => !document.querySelector("#sign [type=submit]").disabled);
+describe("how it looks", () => {
+  for (const colorScheme of ["light", "dark"]) {
+    for (const [width, height] of [[390, 844], [1024, 768], [1280, 800], [1920, 1080]]) {
+      test(`${width} by ${height}, ${colorScheme}: nothing is cut off, and axe-core finds nothing`, async () => {
+        await open({ colorScheme, viewport: { width, height }, hasTouch: width < 500 });
+        const picture = (name) => accessible(`${name}-${width}-${colorScheme}`);
+        const view = async (name) => width < 1024 && (await t.page.locator(`.views label:has(#view-${name})`).click());
+        await picture("first");
+        await register(`ada.lovelace.${freshEmail()}`);
+        for (const title of ["Buy milk", "Read RFC 9457, sections 3 and 4, and write down what each member means", "x".repeat(200)]) await addTask(title);
+        await picture("member");
+        await view("flow");
+        await experiment("Altered claim");
+        await picture("experiment");
+        await view("token");
+        if (width >= 1024) await t.page.locator("#token-strip").click();
+        await picture("token");
+        if (width < 1024) return targets();
+        await t.page.locator("#token-strip").click();
+        await t.page.getByRole("button", { name: "Set up your shell" }).click();
+        await picture("shell");
+        await t.page.locator("#shell").getByRole("button", { name: "Close" }).click();
+        await t.page.locator("#present").click();
+        await picture("present");
+      });
     }
-    await logIn(email, "wrong");
-    await said("Too many attempts");
-    const button = page.locator("#sign [type=submit]");
-    assert.match(await button.innerText(), /^Wait \d+ min \d\d s$/);
-    assert.equal(await button.isDisabled(), true);
-    await snapshot("throttled");
-  });
+  }
 
-  test("the button comes back once the time is over", async () => {
-    proxy.rules.push(first(1, "POST", "/auth/login", { status: 429, headers: { "Retry-After": "2" }, body: '{"detail":"Too many attempts; wait."}' }));
-    await logIn(freshEmail(), "x");
-    await page.getByRole("button", { name: "Wait" }).waitFor();
-    await said("You can try again now.");
-    assert.equal(await page.getByRole("button", { name: "Log in" }).isEnabled(), true);
-  });
+  /** On a phone each view is a tab below, and what is touched is 44 pixels large. */
+  async function targets() {
+    for (const name of ["tasks", "flow", "token"]) {
+      const tab = t.page.locator(`.views label:has(#view-${name})`);
+      await tab.click();
+      const { y, height } = await tab.boundingBox();
+      assert.ok(y + height > 840 && height >= 44);
+      const small = await t.page.evaluate(() => [...document.querySelectorAll("button, a, select, summary, input, label:has(input)")]
+        .filter((each) => each.checkVisibility() && !each.matches(".skip, .exchange a, input[type=radio], input[type=checkbox], .unseen"))
+        .map((each) => [each.outerHTML.slice(0, 80), each.getBoundingClientRect()])
+        .filter(([, { width, height }]) => height < 44 || width < 44).map(([html, { width, height }]) => `${html} ${width} by ${height}`));
+      assert.deepEqual(small, [], name);
+    }
+  }
 
-  test("while tasks are on their way the list is busy, and a failure offers to try again", async () => {
-    const email = await register();
-    let release;
-    const held = new Promise((resolve) => (release = resolve));
-    await page.route("**/api/me/tasks*", async (route) => (await held, route.continue()));
-    await page.reload();
-    await page.locator("#who", { hasText: email }).waitFor();
-    assert.equal(await page.locator("#tasks").getAttribute("aria-busy"), "true");
-    assert.equal(await page.locator(".skeleton").count(), 3);
-    release();
-    await said("Nothing to do yet");
-    proxy.rules.push(first(1, "GET", "/api/me/tasks", { status: 500, body: '{"detail":"The server failed to answer this request."}' }));
-    await page.getByText("Open", { exact: true }).click();
-    await said("The server failed to answer this request.");
-    await page.getByRole("button", { name: "Try again" }).click();
-    await said("Nothing is open");
-  });
-
-  test("offline is said, what fails is put back, and being back loads the tasks again", async () => {
+  test("in forced colours the step, the choice and the tab can be told apart", async () => {
+    await open({ forcedColors: "active" });
     await register();
-    await addTask("Buy milk");
-    await context.setOffline(true);
-    await said("You are offline.");
-    await page.getByRole("checkbox", { name: "Buy milk" }).click();
-    await said("Buy milk: The server did not answer.");
-    assert.equal(await page.getByRole("checkbox", { name: "Buy milk" }).isChecked(), false);
-    await snapshot("offline");
-    await context.setOffline(false);
-    await page.getByText("You are offline.").waitFor({ state: "hidden" });
-    await page.getByText("Buy milk: The server did not answer.").waitFor({ state: "detached" });
-    await page.getByRole("checkbox", { name: "Buy milk" }).waitFor();
-  });
-
-  test("a server that is away at the start does not cost the session", async () => {
-    const email = await register();
-    proxy.rules.push((request) => (request.path === "/auth/refresh" ? { status: 500, body: "{}" } : undefined));
-    await page.reload();
-    await said("Reload the page to go on with your session.");
-    proxy.rules.length = 0;
-    await page.reload();
-    await page.locator("#who", { hasText: email }).waitFor();
-  });
-
-  test("more tasks than one page come when they are asked for", async () => {
-    const email = await register();
-    const json = { "Content-Type": "application/json" };
-    const login = await fetch(`${server.url}/auth/login`, { method: "POST", headers: json, body: JSON.stringify({ email, password: PASSWORD }) });
-    const { access_token } = await login.json();
-    for (let n = 0; n < 51; n += 1) {
-      const body = JSON.stringify({ title: `Task ${n}` });
-      await fetch(`${server.url}/api/me/tasks`, { method: "POST", headers: { ...json, Authorization: `Bearer ${access_token}` }, body });
+    await experiment("No token");
+    for (const selector of [".step.lit .do", ".segments input:checked + span", "[role=tab][aria-selected=true]"]) {
+      const outline = await t.page.locator(selector).filter({ visible: true }).first().evaluate((element) => getComputedStyle(element).outlineStyle);
+      assert.equal(outline, "solid", selector);
     }
-    await page.reload();
-    await page.getByRole("button", { name: "Show more" }).click();
-    await page.getByRole("checkbox", { name: "Task 50" }).waitFor();
-    assert.equal(await page.locator(".task").count(), 51);
-    await page.getByRole("button", { name: "Show more" }).waitFor({ state: "detached" });
+    await accessible("forced-colours");
   });
 });
 
@@ -423,7 +435,7 @@ describe("a front end on another origin", () => {
     const { port } = front.address();
     const api = await startServer({ CORS_ORIGINS: `http://127.0.0.1:${port}` });
     const visit = async (origin) => {
-      const elsewhere = await browser.newContext();
+      const elsewhere = await t.browser.newContext();
       const tab = await elsewhere.newPage();
       await tab.goto(origin);
       const outcome = await tab.evaluate(useTheApi, [api.url, { email: freshEmail(), password: PASSWORD }]);
@@ -456,70 +468,3 @@ describe("a front end on another origin", () => {
     }
   }
 });
-
-describe("how it looks", () => {
-  const sizes = [["phone", 390, 844], ["desktop", 1280, 900]];
-  for (const colorScheme of ["light", "dark"]) {
-    for (const [name, width, height] of sizes) {
-      test(`nothing is wider than a ${name} (${width} pixels, ${colorScheme}), and no text is too pale`, async () => {
-        await open({ colorScheme, viewport: { width, height } });
-        await fits(width, `guest-${colorScheme}-${name}`);
-        await register("ada.lovelace." + freshEmail());
-        await fits(width, `empty-${colorScheme}-${name}`);
-        for (const title of ["Buy milk", "Read RFC 9457, sections 3 and 4, and write down what each member means", "x".repeat(200)]) await addTask(title);
-        await page.getByRole("checkbox", { name: "Buy milk" }).check();
-        await page.locator(".task.done").waitFor();
-        await page.getByRole("button", { name: "A forged signature" }).click();
-        await page.locator("#exchanges > li:first-child .outcome", { hasText: "401" }).waitFor();
-        await page.getByLabel("Show tokens").check();
-        await fits(width, `tasks-${colorScheme}-${name}`);
-        await page.goto("/docs#validation");
-        await fits(width, `docs-${colorScheme}-${name}`);
-      });
-    }
-  }
-});
-
-async function fits(width, name) {
-  await snapshot(name);
-  assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `${name} scrolls sideways`);
-  assert.deepEqual(await page.evaluate(paleTexts), [], name);
-}
-
-async function snapshot(name) {
-  const directory = process.env.LATCHKEY_SCREENSHOTS;
-  if (!directory) return;
-  await page.evaluate(() => scrollTo(0, 0));
-  await page.screenshot({ path: `${directory}/${name}.png`, fullPage: true });
-}
-
-/** Runs in the page: the texts whose contrast is under WCAG's 4.5 to 1. */
-function paleTexts() {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgb = (color) => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = ([r, g, b]) => {
-    const [x, y, z] = [r, g, b].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = rgb(getComputedStyle(at).backgroundColor);
-      if (color[3] === 255) return color;
-    }
-    return [255, 255, 255, 255];
-  };
-  const pale = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const hasText = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!hasText || !element.checkVisibility() || element.disabled || element.closest("noscript")) continue;
-    const [a, b] = [luminance(rgb(getComputedStyle(element).color)), luminance(behind(element))];
-    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (contrast < 4.5) pale.push(`${element.tagName}.${element.className} ${contrast.toFixed(2)}: ${element.textContent.slice(0, 30)}`);
-  }
-  return pale;
-}
