@@ -17,7 +17,7 @@ use crate::http::{self, ClientInfo, RequestContext, TrustedProxies, cors, no_con
 use crate::logging::{Milliseconds, quoted};
 use crate::server::{Connection, HttpError, RejectedRequest};
 
-/// Who may call a handler. The handler takes the proof that its variant names, which only the check makes.
+/// S27: who may call a handler. The handler takes the proof that its variant names, which only the check makes.
 enum Access {
     /// Anybody.
     Public(fn(&Services, &RequestContext<'_>) -> Result<Response, ApiError>),
@@ -73,8 +73,8 @@ impl Access {
         match self {
             Public(handler) => handler(services, context),
             Caller(handler) => handler(services, &ByCaller::authenticate(services, context)?, context),
-            LocalUser(handler) => handler(services, &ByLocalUser::authorize(services, context)?, context),
-            Owner(handler) => handler(services, &ByOwner::authorize(services, context)?, context),
+            LocalUser(handler) => handler(services, &ByLocalUser::authorize_local(services, context)?, context),
+            Owner(handler) => handler(services, &ByOwner::authorize_owner(services, context)?, context),
         }
     }
 }
@@ -110,6 +110,7 @@ impl App {
             return no_content();
         }
         let response = outcome.unwrap_or_else(|error| problem(&error, address, id));
+        // S50: the route, never the path or the query.
         let (method, status) = (quoted(request.method()), response.status_code);
         let (ms, db_ms) = (Milliseconds(started.elapsed()), Milliseconds(budget.spent()));
         let user = context.user.get().map(|user| format!(" user={}", quoted(user))).unwrap_or_default();
@@ -154,6 +155,7 @@ impl App {
         headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
         request_id: &str,
     ) -> Response {
+        // S43
         let mut response = cors::applied(&self.cors_origins, response, method, headers);
         if !response.headers.iter().any(|(name, _)| name == "Cache-Control") {
             response.headers.push(("Cache-Control".into(), "no-store".into()));

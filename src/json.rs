@@ -32,6 +32,7 @@ impl<'de> Visitor<'de> for WithoutDuplicates {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self, A::Error> {
         let mut names = HashSet::new();
         while let Some((name, _)) = access.next_entry::<String, WithoutDuplicates>()? {
+            // S64
             if !names.insert(name) {
                 return Err(serde::de::Error::custom("duplicate member"));
             }
@@ -74,7 +75,7 @@ mod tests {
     use super::without_duplicates;
 
     #[test]
-    fn duplicate_members_are_an_error_at_any_depth() {
+    fn s64_duplicate_members_are_an_error_at_any_depth() {
         for (text, is_fine) in [
             (r#"{"a":1,"a":1}"#, false),
             (r#"[{"x":{"a":1,"a":1}}]"#, false),

@@ -56,7 +56,7 @@ fn builder(filters: &str) -> Builder {
         let (time, level) = (out.timestamp_millis(), level(record.level()));
         match record.target().split("::").next() {
             Some("latchkey") => writeln!(out, "time={time} level={level} {}", record.args()),
-            // Below a warning libraries log what they work on: the database driver the parameters of its statements.
+            // S50: below a warning libraries log what they work on: the database driver the parameters of its statements.
             _ if record.level() > Level::Warn => Ok(()),
             library => writeln!(
                 out,
@@ -111,7 +111,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line, or counts it as dropped where there is no room for its kind.
+    /// S53: adds a line, or counts it as dropped where there is no room for its kind.
     fn add(&self, line: &[u8]) {
         let limit = if is_request_line(line) { QUEUE_BYTES / 2 } else { QUEUE_BYTES };
         let mut state = self.state();
@@ -177,7 +177,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The value as it may stand behind `key=`: cut at 500 bytes; in quotes and escaped as in JSON where it holds anything
+/// S51: the value as it may stand behind `key=`: cut at 500 bytes; in quotes and escaped as in JSON where it holds anything
 /// but plain ASCII.
 pub fn quoted(value: &str) -> Cow<'_, str> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\=".contains(&byte);
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_injection_no_value_can_begin_a_new_line_or_a_new_key() {
+    fn s51_log_injection_no_value_begins_a_line_or_a_key() {
         assert_eq!(quoted("plain"), "plain");
         assert_eq!(quoted("a b\nlevel=info"), r#""a b\u000alevel=info""#);
         assert_eq!(quoted("a=b"), r#""a=b""#);

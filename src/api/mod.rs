@@ -83,7 +83,7 @@ impl LocalUser {
     ///
     /// # Errors
     /// As [`Caller::authenticate`], and [`Problem::AccountManagedElsewhere`].
-    pub fn authorize(services: &Services, context: &RequestContext<'_>) -> Result<LocalUser, ApiError> {
+    pub fn authorize_local(services: &Services, context: &RequestContext<'_>) -> Result<LocalUser, ApiError> {
         let Caller(principal) = Caller::authenticate(services, context)?;
         match principal.is_external() {
             true => Err(Problem::AccountManagedElsewhere.into()),
@@ -102,8 +102,9 @@ impl Owner {
     ///
     /// # Errors
     /// As [`Caller::authenticate`], and [`Problem::UserMismatch`].
-    pub fn authorize(services: &Services, context: &RequestContext<'_>) -> Result<Owner, ApiError> {
+    pub fn authorize_owner(services: &Services, context: &RequestContext<'_>) -> Result<Owner, ApiError> {
         let Caller(principal) = Caller::authenticate(services, context)?;
+        // S28
         match context.parameter(0) {
             "me" => Ok(Owner(principal)),
             named if named == principal.subject() => Ok(Owner(principal)),

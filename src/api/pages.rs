@@ -56,7 +56,7 @@ pub fn readyz(services: &Services, _: &RequestContext<'_>) -> Result<Response, A
     }
 }
 
-/// The program's own HTML, CSS and JavaScript, and connections to this server; nothing inline, nothing from elsewhere.
+/// S47: the program's own HTML, CSS and JavaScript, and connections to this server; nothing inline, nothing from elsewhere.
 /// The page's icon is the one `data:` URL.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";

@@ -122,7 +122,7 @@ fn parse_id(text: &str) -> Option<Uuid> {
     Uuid::parse_str(text).ok().filter(|id| id.to_string() == text)
 }
 
-/// A malformed id is looked up as the id of no task, so that the caller rule comes first for it too.
+/// S30: a malformed id is looked up as the id of no task, so that the caller rule comes first for it too.
 fn id_in_path(context: &RequestContext<'_>) -> Uuid {
     parse_id(context.parameter(1)).unwrap_or(Uuid::nil())
 }

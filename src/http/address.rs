@@ -20,7 +20,7 @@ impl TrustedProxies {
         TrustedProxies { count, was_warned: AtomicBool::new(false) }
     }
 
-    /// The client's address, IPv4 also where it came mapped into IPv6: with N proxies the N-th entry from the right over
+    /// S49: the client's address, IPv4 also where it came mapped into IPv6: with N proxies the N-th entry from the right over
     /// all lines of `X-Forwarded-For`, since anybody can write what stands farther left. The socket's address where the
     /// entries are fewer or it is not readable. Warns once per process of a setting that does not fit the requests.
     pub fn address<'a>(&self, socket: IpAddr, headers: impl Iterator<Item = (&'a str, &'a str)>) -> IpAddr {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_trusted_proxies_appended_is_believed() {
+    fn s49_only_what_trusted_proxies_appended_is_believed() {
         let lines = ["1.1.1.1, 2.2.2.2", "3.3.3.3"];
         for (proxies, expected) in [(0, "10.0.0.9"), (1, "3.3.3.3"), (2, "2.2.2.2"), (3, "1.1.1.1"), (4, "10.0.0.9")] {
             assert_eq!(address_behind(&lines, proxies), expected, "{proxies} proxies");

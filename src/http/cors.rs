@@ -15,7 +15,7 @@ const REQUEST_HEADERS: &str = "authorization, content-type";
 /// How long a browser may remember a preflight: short, so that an origin that is struck off the list is soon off.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// The answer with what its reader's browser has to know. A preflight from an allowed origin is 204 on every path.
+/// S48: the answer with what its reader's browser has to know. A preflight from an allowed origin is 204 on every path.
 pub fn applied<'a>(
     origins: &Origins,
     response: Response,

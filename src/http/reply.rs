@@ -57,7 +57,7 @@ struct ProblemDetails<'a> {
     errors: Option<&'a Vec<FieldError>>,
 }
 
-/// What the client is told of an error.
+/// What the client is told of an error: S45, words of the table alone; S44, the challenge of a 401.
 pub fn problem(error: &ApiError, request_id: &str) -> Response {
     let spec = error.problem.spec();
     let details = ProblemDetails {

@@ -177,7 +177,7 @@ impl Body {
         self.errors.push(FieldError { field: String::new(), detail: detail.into() });
     }
 
-    /// The value, if every rule held and nothing is left over.
+    /// S31: the value, if every rule held and nothing is left over.
     ///
     /// # Errors
     /// 422 with the broken rules and the unknown members, at most 20.

@@ -51,10 +51,32 @@ fn every_request_gets_an_id_of_its_own_and_never_the_clients() {
     assert_ne!(first.request_id(), second.request_id());
 }
 
+// ------------------------------------------------------------------------------------------------ every answer
+
+#[test]
+fn s43_every_json_answer_is_no_store_and_nosniff() {
+    let server = Server::start();
+    let user = server.user("ada");
+    for (method, path) in [
+        ("GET", "/healthz"),
+        ("GET", "/openapi.json"),
+        ("GET", "/auth/me"),
+        ("GET", "/api/me/tasks"),
+        ("GET", "/nowhere"),
+        ("PUT", "/auth/me"),
+        ("POST", "/auth/login"),
+    ] {
+        let answer = server.request(method, path).bearer(&user.token).send();
+        assert!(answer.header("Content-Type").is_some_and(|kind| kind.contains("json")), "{answer}");
+        assert_eq!(answer.all("Cache-Control"), ["no-store"], "{answer}");
+        assert_eq!(answer.all("X-Content-Type-Options"), ["nosniff"], "{answer}");
+    }
+}
+
 // --------------------------------------------------------------------------------------------- bodies: 415 413
 
 #[test]
-fn json_with_or_without_a_charset_is_taken() {
+fn json_with_or_without_a_charset_is_accepted() {
     let server = Server::start();
     for kind in [
         "application/json",
@@ -92,7 +114,7 @@ fn any_other_content_type_is_415() {
 }
 
 #[test]
-fn a_body_of_64_kib_is_taken() {
+fn a_body_of_64_kib_is_accepted() {
     let server = Server::start();
     let mut body = credentials().to_string().into_bytes();
     body.resize(64 * 1024, b' ');
@@ -147,7 +169,7 @@ fn json_may_have_white_space_around_it_and_escapes_in_it() {
 }
 
 #[test]
-fn what_is_not_one_json_text_in_utf8_is_400() {
+fn malformed_json_is_400() {
     let server = Server::start();
     let user = server.user("ada");
     let cases: &[(&str, &[u8])] = &[
@@ -212,7 +234,7 @@ fn an_odd_but_whole_json_text_is_never_a_500() {
 }
 
 #[test]
-fn a_member_that_the_endpoint_does_not_know_is_422_and_named() {
+fn s31_mass_assignment_unknown_members_are_422_and_named() {
     let server = Server::start();
     let user = server.user("ada");
     let task = server.task(&user, "one")["id"].as_str().unwrap().to_owned();
@@ -574,7 +596,20 @@ fn refusals_come_in_one_order() {
 // ---------------------------------------------------------------------------------------------- bearer and 401
 
 #[test]
-fn the_bearer_scheme_is_taken_in_any_case() {
+fn s27_every_protected_route_is_401_without_a_token() {
+    let server = Server::start();
+    for endpoint in protected() {
+        endpoint.request(&server, "me", "x").send().must(401);
+    }
+    for (method, path) in
+        [("POST", "/auth/logout"), ("POST", "/auth/logout-all"), ("PUT", "/auth/password"), ("POST", "/auth/delete")]
+    {
+        server.request(method, path).send().must(401);
+    }
+}
+
+#[test]
+fn the_bearer_scheme_is_accepted_in_any_case() {
     let server = Server::start();
     let user = server.user("ada");
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
@@ -585,7 +620,7 @@ fn the_bearer_scheme_is_taken_in_any_case() {
 }
 
 #[test]
-fn without_a_bearer_token_the_challenge_names_only_the_realm() {
+fn s44_without_a_bearer_token_the_challenge_is_the_realm() {
     let server = Server::start();
     let user = server.user("ada");
     let token = user.token.as_str();
@@ -608,7 +643,7 @@ fn without_a_bearer_token_the_challenge_names_only_the_realm() {
 }
 
 #[test]
-fn a_token_that_is_no_good_is_401_and_the_challenge_says_so() {
+fn s44_the_challenge_for_an_invalid_token_says_invalid_token() {
     let server = Server::start();
     let user = server.user("ada");
     let elsewhere = Server::start_with(&[("JWT_SECRET", &crate::support::strong_secret())]);
@@ -707,7 +742,7 @@ fn every_problem_is_explained_where_its_type_points() {
 }
 
 #[test]
-fn no_cause_reaches_the_client_when_the_database_fails() {
+fn s45_no_cause_reaches_the_client_when_the_database_fails() {
     let server = Server::start();
     let user = server.user("ada");
     let task = server.task(&user, "one")["id"].as_str().unwrap().to_owned();

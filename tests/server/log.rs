@@ -38,7 +38,7 @@ fn fields(line: &str) -> BTreeMap<String, String> {
 // ------------------------------------------------------------------------------------------------ what it holds
 
 #[test]
-fn each_request_is_one_logfmt_line_with_its_template_and_never_its_path_or_query() {
+fn s50_a_request_line_has_the_route_never_path_or_query() {
     let server = Server::start();
     let user = server.user("ada");
     let task = server.task(&user, "one");
@@ -93,7 +93,7 @@ fn each_request_is_one_logfmt_line_with_its_template_and_never_its_path_or_query
 }
 
 #[test]
-fn what_the_listener_refuses_has_its_line_too() {
+fn an_early_refusal_has_its_line_too() {
     let server = Server::start();
     for bytes in [&b"nonsense\r\n\r\n"[..], b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n"] {
         let answer = &server.raw(bytes)[0];
@@ -104,7 +104,7 @@ fn what_the_listener_refuses_has_its_line_too() {
 }
 
 #[test]
-fn the_address_in_the_log_is_what_the_trusted_proxies_say() {
+fn s49_the_address_is_what_the_trusted_proxies_say() {
     let first = Server::start();
     for (proxies, lines, expected) in [
         ("0", &["1.1.1.1"][..], "127.0.0.1"),
@@ -203,7 +203,7 @@ fn each_registration_and_login_is_an_event() {
 }
 
 #[test]
-fn no_level_of_the_log_holds_a_secret_or_a_typed_email() {
+fn s50_no_level_of_the_log_holds_a_secret_or_a_typed_email() {
     let server = Server::start_with(&[("RUST_LOG", "trace")]);
     let user = server.user("quorvex.blintz");
     let post =
@@ -234,7 +234,7 @@ fn no_level_of_the_log_holds_a_secret_or_a_typed_email() {
 }
 
 #[test]
-fn every_line_is_logfmt_and_no_value_is_over_500_bytes() {
+fn s51_every_line_is_logfmt_and_no_value_is_over_500_bytes() {
     let server = Server::start_with(&[("RUST_LOG", "trace")]);
     let user = server.user("ada");
     server.task(&user, "one");
@@ -276,7 +276,7 @@ fn flood(server: &Server) {
 }
 
 #[test]
-fn an_unread_log_delays_no_request_and_what_is_dropped_is_counted() {
+fn s53_an_unread_log_delays_no_request_and_drops_are_counted() {
     let server = Server::start();
     let user = server.user("ada");
     let log = Arc::clone(&server.log);
@@ -294,7 +294,7 @@ fn an_unread_log_delays_no_request_and_what_is_dropped_is_counted() {
 }
 
 #[test]
-fn an_unread_log_does_not_delay_the_stop() {
+fn s53_an_unread_log_does_not_delay_the_stop() {
     let mut server = Server::start();
     let log = Arc::clone(&server.log);
     let unread = log.0.lock().unwrap();

@@ -128,7 +128,7 @@ fn a_session_within_its_limits_acts_everywhere() {
 }
 
 #[test]
-fn anothers_path_is_403_everywhere_and_without_effect() {
+fn s28_another_users_path_is_403_everywhere_without_effect() {
     let server = Server::start();
     let (ada, eve) = (server.user("ada"), server.user("eve"));
     let task = server.task(&ada, "kept");
@@ -142,7 +142,7 @@ fn anothers_path_is_403_everywhere_and_without_effect() {
 }
 
 #[test]
-fn the_403_of_a_path_needs_no_database() {
+fn s28_the_403_of_a_path_asks_no_database() {
     let (server, gate) = Server::behind_gate(&[]);
     let user = server.user("ada");
     gate.refuse();
@@ -164,7 +164,7 @@ fn me_stands_for_the_own_id_everywhere() {
 }
 
 #[test]
-fn anothers_task_no_task_and_a_malformed_id_are_one_and_the_same_404() {
+fn s30_idor_foreign_absent_and_malformed_ids_are_one_404() {
     let server = Server::start();
     let (ada, eve) = (server.user("ada"), server.user("eve"));
     let theirs = server.task(&ada, "kept");
@@ -193,7 +193,7 @@ fn anothers_task_no_task_and_a_malformed_id_are_one_and_the_same_404() {
 }
 
 #[test]
-fn a_list_never_holds_anothers_tasks() {
+fn a_list_never_holds_tasks_of_another_user() {
     let server = Server::start();
     let (ada, eve) = (server.user("ada"), server.user("eve"));
     let theirs: Vec<_> = (0..3)
@@ -216,7 +216,7 @@ fn a_list_never_holds_anothers_tasks() {
 // ------------------------------------------------------------------------------------------------------ create
 
 #[test]
-fn a_created_task_is_answered_with_exactly_the_task() {
+fn s31_a_reply_holds_exactly_the_members_of_a_task() {
     let server = Server::start();
     let user = server.user("ada");
     let task = create(&server, &user, &json!({"title": "one", "description": "two"})).must(201).json();
@@ -358,7 +358,7 @@ fn any_other_description_is_422() {
 // ------------------------------------------------------------------------------------------------ get and list
 
 #[test]
-fn a_task_is_got_as_it_was_created() {
+fn a_task_reads_as_it_was_created() {
     let server = Server::start();
     let user = server.user("ada");
     let (one, two) = (server.task(&user, "one"), server.task(&user, "two"));
@@ -492,7 +492,7 @@ fn a_bad_query_value_is_422_and_named() {
 }
 
 #[test]
-fn the_smallest_and_the_largest_limit_are_taken() {
+fn the_smallest_and_the_largest_limit_are_accepted() {
     let server = Server::start();
     let user = server.user("ada");
     for limit in [1, 100] {
@@ -633,7 +633,7 @@ fn a_bad_body_of_complete_is_refused_and_does_not_toggle() {
 }
 
 #[test]
-fn of_toggles_at_once_each_counts() {
+fn concurrent_toggles_each_count() {
     let server = Server::start();
     let user = server.user("ada");
     let task = server.task(&user, "one");
@@ -659,7 +659,7 @@ fn a_deleted_task_is_gone_and_the_others_stay() {
 }
 
 #[test]
-fn of_deletes_at_once_one_wins_and_the_others_are_404() {
+fn of_concurrent_deletes_one_is_204_and_the_others_404() {
     let server = Server::start();
     let user = server.user("ada");
     let task = server.task(&user, "one");

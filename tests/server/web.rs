@@ -39,7 +39,7 @@ fn cors_headers(answer: &Answer) -> Vec<String> {
 // -------------------------------------------------------------------------------------------------------- pages
 
 #[test]
-fn every_part_of_the_page_comes_with_its_media_type_and_is_not_used_without_asking() {
+fn every_file_has_its_media_type_and_is_revalidated() {
     let server = Server::start();
     for (path, media_type) in EMBEDDED {
         let answer = server.request("GET", path).send().must(200);
@@ -51,7 +51,7 @@ fn every_part_of_the_page_comes_with_its_media_type_and_is_not_used_without_aski
 }
 
 #[test]
-fn what_the_client_holds_already_is_304_and_anything_else_is_sent() {
+fn if_none_match_with_the_etag_is_304_anything_else_is_200() {
     let server = Server::start();
     for (path, _) in EMBEDDED {
         let etag = server.request("GET", path).send().must(200).header("ETag").expect("an ETag").to_owned();
@@ -67,7 +67,7 @@ fn what_the_client_holds_already_is_304_and_anything_else_is_sent() {
 }
 
 #[test]
-fn the_page_may_run_only_what_the_server_sends_and_stand_in_no_frame() {
+fn s47_csp_allows_only_own_scripts_and_styles_and_no_frame() {
     let server = Server::start();
     for path in ["/", "/docs"] {
         let answer = server.request("GET", path).send().must(200);
@@ -171,7 +171,7 @@ fn every_curl_line_of_the_reference_gives_the_status_that_it_promises() {
 }
 
 #[test]
-fn the_description_is_openapi_3_1_and_never_kept() {
+fn openapi_json_is_openapi_3_1_and_no_store() {
     let server = Server::start();
     let answer = server.request("GET", "/openapi.json").send().must(200);
     assert_eq!(answer.header("Content-Type"), Some("application/json"));
@@ -181,7 +181,7 @@ fn the_description_is_openapi_3_1_and_never_kept() {
 // --------------------------------------------------------------------------------------------------------- CORS
 
 #[test]
-fn without_configuration_no_answer_says_anything_of_other_origins() {
+fn without_cors_origins_no_answer_has_cors_headers() {
     let server = Server::start();
     let preflight = server.request("OPTIONS", "/auth/me").header("Access-Control-Request-Method", "GET");
     let refused = server.request("GET", "/auth/me").header("Expect", "dinner");
@@ -192,7 +192,7 @@ fn without_configuration_no_answer_says_anything_of_other_origins() {
 }
 
 #[test]
-fn a_listed_origin_may_read_every_answer_refusals_of_the_listener_included() {
+fn a_listed_origin_may_read_every_answer_early_refusals_too() {
     let server = cross_origin();
     let long = format!("/{}", "x".repeat(5000));
     for (request, status) in [
@@ -223,7 +223,7 @@ fn a_listed_origin_may_read_every_answer_refusals_of_the_listener_included() {
 }
 
 #[test]
-fn an_origin_that_is_not_listed_exactly_may_read_nothing() {
+fn s48_cors_an_origin_not_listed_exactly_reads_nothing() {
     let server = cross_origin();
     for origin in [
         "http://localhost:3001",
@@ -264,7 +264,7 @@ fn a_preflight_from_a_listed_origin_is_204_on_every_path() {
 }
 
 #[test]
-fn an_options_request_that_is_no_preflight_is_answered_as_without_cors() {
+fn options_without_the_preflight_header_is_no_preflight() {
     let server = cross_origin();
     let options = |path| server.request("OPTIONS", path).header("Origin", ORIGIN).send();
     let answer = options("/auth/me").must(204);
