@@ -31,6 +31,7 @@ export function startFlow(base, account) {
   startTokens(() => state.exchanges.forEach(render));
   startShell(base, account, () => state.exchanges.filter(({ status }) => status !== null));
   $("clear").addEventListener("click", clear);
+  $("view-flow").addEventListener("change", () => reveal(state.exchanges.at(-1)));
   $("present").addEventListener("click", () => present(!isPresenting()));
   for (const [id, by] of [["previous", -1], ["next", 1]]) $(id).addEventListener("click", () => move(by));
   document.addEventListener("keydown", onKey);
@@ -111,7 +112,7 @@ function withoutSecrets(body) {
 }
 
 /** Makes room: lists first, they are the least to be missed. */
-const drop = () => state.exchanges.splice(Math.max(0, state.exchanges.findIndex(isList)), 1)[0].view.remove();
+const drop = () => state.exchanges.splice(Math.max(0, state.exchanges.slice(0, -1).findIndex(isList)), 1)[0].view.remove();
 
 const isList = ({ method, path }) => method === "GET" && /^\/api\/[^/]+\/tasks(\?|$)/.test(path);
 
@@ -176,7 +177,7 @@ function showWhetherEmpty() {
 /** The newest answer comes into view. */
 function reveal(exchange) {
   show(exchange);
-  exchange.view.scrollIntoView({ block: "start" });
+  exchange?.view.scrollIntoView({ block: "start" });
 }
 
 export const stepOf = ({ step, status }) => (step === "request" && status === 401 ? "refused" : step);
