@@ -2,7 +2,8 @@
 # `make test-web`: the JavaScript client in Node's test runner and the page in Chromium, both against the shipped
 # program on LATCHKEY_TEST_DATABASE_URL (tests/cluster.sh temp tests/web/run.sh). Needs Node.js 20 or newer with npm;
 # installs Debian's package chromium where there is no Chromium. All traffic of the tests stays on loopback, and nothing
-# that it starts outlives it. LATCHKEY_SCREENSHOTS=DIRECTORY keeps pictures of the page.
+# that it starts outlives it. LATCHKEY_SCREENSHOTS=DIRECTORY keeps pictures of the page; LATCHKEY_TEST_NAME=PATTERN runs the
+# tests of that name alone.
 set -eu
 cd "$(dirname "$0")/../.."
 : "${LATCHKEY_TEST_DATABASE_URL:?test-web: call \`make test-web\`}"
@@ -32,5 +33,5 @@ export LATCHKEY_CHROMIUM LATCHKEY_NODE_MODULES=$work
 
 cargo build --locked
 "$work/node_modules/.bin/tsc" --project tests/web/tsconfig.json
-# The runner's own limit is one for each file; about a minute on an idle machine. Each step of a test has its own.
-timeout -k 10 600 node --test --test-timeout=500000 tests/web/
+# The runner's own limit is one for each file; two minutes on an idle machine. Each step of a test has its own.
+timeout -k 10 600 node --test --test-timeout=500000 ${LATCHKEY_TEST_NAME:+--test-name-pattern="$LATCHKEY_TEST_NAME"} tests/web/

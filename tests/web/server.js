@@ -7,7 +7,8 @@ import http from "node:http";
 import { createInterface } from "node:readline";
 
 export const PASSWORD = "correct horse battery staple 7";
-const PROGRAM = new URL("../../target/debug/latchkey", import.meta.url).pathname;
+const TARGET = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
+const PROGRAM = `${TARGET}/debug/latchkey`;
 const SECRET = crypto.getRandomValues(new Uint8Array(32)).reduce((text, byte) => text + byte.toString(16), "s");
 
 let users = 0;
