@@ -179,12 +179,23 @@ describe("tasks", () => {
     assert.ok(await checkbox("Buy milk").isChecked());
   });
 
-  test("text stays text, runs in its own direction, and a long title is clamped", async () => {
+  test("S62 what users wrote is shown as text, never as HTML", async () => {
     await register();
-    await addTask("<img src=x onerror=alert(1)>");
+    const html = "<img src=x onerror=alert(1)><b>bold</b>";
+    await addTask(html);
+    await t.page.reload();
+    await t.page.locator(".task .title").waitFor();
+    assert.deepEqual(await titles(), [html]);
+    await exchange("List tasks").locator("summary").first().click();
+    await t.page.getByRole("button", { name: "Delete <img" }).click();
+    await t.page.getByRole("button", { name: "Undo" }).waitFor();
+    assert.equal(await t.page.locator("main img, main .title b, pre b").count(), 0);
+  });
+
+  test("a text runs in its own direction, and a long title is clamped", async () => {
+    await register();
     await addTask("שלום עולם");
     await addTask("x".repeat(250));
-    assert.equal(await t.page.locator("main img").count(), 0);
     const direction = await t.page.locator(".title", { hasText: "שלום" }).evaluate((title) => getComputedStyle(title).direction);
     assert.equal(direction, "rtl");
     const { height } = await t.page.locator(".title", { hasText: "xxx" }).boundingBox();
