@@ -99,5 +99,5 @@ begin atomic
         union all
         select e.id from external_caller(case when caller_session is null then subject end) as e
     ) as either
-    where case when statement is null or statement = current_query() then true else refuse_statement() end;
+    where case when statement is null or statement = current_query() then true else refuse_statement() end; -- S34
 end;

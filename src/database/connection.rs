@@ -170,9 +170,7 @@ impl ManageConnection for Manager {
             Ok((client, counted)) => {
                 self.health.is_suspect.store(false, Ordering::Release);
                 let (prepared, used_at) = (Vec::new(), Instant::now());
-                Ok(Connection {
-                    session: Some(Session { client, prepared, used_at, is_dead: false, _counted: counted }),
-                })
+                Ok(Connection { session: Some(Session { client, prepared, used_at, is_dead: false, counted }) })
             }
             Err(ConnectError::Silent(causes)) => {
                 self.health.note_silence();
@@ -204,10 +202,13 @@ pub(super) struct CloseElsewhere;
 
 impl CustomizeConnection<Connection, NoConnection> for CloseElsewhere {
     fn on_release(&self, connection: Connection) {
-        let Some(session) = connection.session else { return };
+        let Some(Session { client, prepared, counted, .. }) = connection.session else { return };
         // Where no thread can be had the client is leaked, which takes a socket, and nothing waits.
-        let session = ManuallyDrop::new(session);
-        let close = move || drop(ManuallyDrop::into_inner(session));
+        let client = ManuallyDrop::new((client, prepared));
+        let close = move || {
+            drop(ManuallyDrop::into_inner(client));
+            drop(counted);
+        };
         let _ = thread::Builder::new().name("database".into()).spawn(close);
     }
 }
@@ -225,7 +226,7 @@ pub(super) struct Session {
     prepared: Vec<(usize, postgres::Statement)>,
     used_at: Instant,
     is_dead: bool,
-    _counted: Option<Counted>,
+    counted: Option<Counted>,
 }
 
 impl Session {
@@ -274,7 +275,7 @@ impl Session {
                 let types: Vec<Type> =
                     [Type::TEXT].into_iter().chain(statement.parameters.iter().map(|(_, of)| of.clone())).collect();
                 let prepared = self.client.prepare_typed(statement.sql, &types)?;
-                self.prepared.push((key, prepared.clone()));
+                self.prepared.push((key, prepared.clone())); // S35
                 prepared
             }
         };
@@ -286,6 +287,7 @@ impl Session {
 
     /// One round trip. Nothing on the server outlives it.
     fn run_unnamed(&mut self, statement: &Statement<'_>) -> Result<Vec<Row>, postgres::Error> {
+        // S66: one statement and nothing around it.
         if !statement.is_prepared {
             return self.client.query_typed(statement.sql, statement.parameters);
         }

@@ -43,7 +43,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// One statement to be run.
 #[derive(Clone, Copy)]
 pub struct Statement<'a> {
-    /// One literal of ours.
+    /// One literal of ours. S33: the type admits nothing that was put together from a request.
     pub sql: &'static str,
     /// The values of its parameters in order; where it is prepared, from `$2` on.
     pub parameters: &'a [Parameter<'a>],
@@ -139,26 +139,11 @@ impl DatabasePool {
     /// See [`DatabaseError`].
     pub fn run(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
         let started = Instant::now();
-        let mut repetitions_left = if statement.is_repeatable { MAX_REPETITIONS } else { 0 };
-        let outcome = loop {
-            let outcome = self.run_once(statement, budget);
-            let is_transient = match &outcome {
-                Err(DatabaseError::Dead(_)) => true,
-                Err(DatabaseError::Refused(error)) => class_of_refusal(error) == Some("40"),
-                _ => false,
-            };
-            if !is_transient || repetitions_left == 0 {
-                break outcome;
-            }
-            debug!("event=database outcome=repeated");
-            repetitions_left -= 1;
-        };
+        let repetitions = if statement.is_repeatable { MAX_REPETITIONS } else { 0 };
+        let outcome =
+            repeated(repetitions, || self.lend(statement.user, budget)?.session()?.run(statement, &self.health));
         budget.spent.set(budget.spent.get() + started.elapsed());
         outcome
-    }
-
-    fn run_once(&self, statement: &Statement<'_>, budget: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
-        self.lend(statement.user, budget)?.session()?.run(statement, &self.health)
     }
 
     /// A session, when it is this request's turn.
@@ -187,6 +172,7 @@ impl DatabasePool {
 
     /// Gives the places of those whose time is over to others.
     fn sweep(&self) {
+        // S65
         let now = Instant::now();
         let overdue: Vec<InUse> = self.register().in_use.extract_if(.., |entry| entry.deadline <= now).collect();
         if !overdue.is_empty() {
@@ -205,7 +191,7 @@ impl DatabasePool {
     pub fn probe(&self) -> Result<(), DatabaseError> {
         let pool = self.clone();
         let (answering, answer) = mpsc::sync_channel(1);
-        let probe = move || drop(answering.send(pool.probe_without_limit()));
+        let probe = move || drop(answering.send(repeated(MAX_REPETITIONS, || pool.probe_without_limit())));
         let spawned = thread::Builder::new().name("probe".into()).spawn(probe);
         spawned.map_err(|error| DatabaseError::Unavailable(chain(&error)))?;
         let silent = || Err(DatabaseError::Unavailable(format!("no answer within {} s", PROBE_LIMIT.as_secs())));
@@ -234,6 +220,19 @@ impl DatabasePool {
             _ => Err(DatabaseError::Unavailable("the database lacks a migration".into())),
         }
     }
+}
+
+/// The outcome of the work, which is done again where its connection was found dead or the server rolled it back.
+fn repeated<T>(times: u32, work: impl Fn() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
+    for _ in 0..times {
+        match work() {
+            Err(DatabaseError::Dead(_)) => {}
+            Err(DatabaseError::Refused(error)) if class_of_refusal(&error) == Some("40") => {}
+            outcome => return outcome,
+        }
+        debug!("event=database outcome=repeated");
+    }
+    work()
 }
 
 impl Loan<'_> {

@@ -124,6 +124,7 @@ impl Store<'_> {
     pub fn task(&self, principal: &Principal, id: Uuid) -> Result<Task, ApiError> {
         let rows = self.repeatable_by(
             principal,
+            // S29
             "select t.* from caller($1, $2, $3) as c
              left join tasks as t on t.user_id = $2 and t.id = $4",
             &[(&id, Type::UUID)],

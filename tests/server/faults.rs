@@ -170,6 +170,28 @@ fn each_statement_of_a_protected_request_is_prepared_and_planned_once() {
 }
 
 #[test]
+fn s66_nothing_is_set_on_a_connection_of_the_pooler() {
+    let (database, bouncer) = (migrated(), PgBouncer::start_with(1));
+    let server = Server::on(&database, &bouncer.url(&database.name), &[]);
+    let user = server.user("ada");
+    server.task(&user, "one");
+    server.request("GET", "/readyz").send().must(200);
+    let mut sql = postgres::Client::connect(&bouncer.url(&database.name), postgres::NoTls).unwrap();
+    // PgBouncer itself sets what a client names at its start.
+    let set = "select name from pg_settings where source = 'session' \
+               and name not in ('client_encoding', 'application_name', 'DateStyle', 'TimeZone', 'standard_conforming_strings')";
+    let rows = sql.simple_query(set).unwrap();
+    let names: Vec<_> = rows
+        .iter()
+        .filter_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(names, [""; 0]);
+}
+
+#[test]
 fn with_pgbouncer_true_nothing_is_prepared() {
     let (database, bouncer) = (migrated(), PgBouncer::start_with(1));
     let server = Server::on(&database, &format!("{}&pgbouncer=true", bouncer.url(&database.name)), &[]);
@@ -196,7 +218,7 @@ fn a_server_connection_that_is_reset_fails_no_request() {
 }
 
 #[test]
-fn two_processes_whose_names_a_pooler_mixes_up_run_no_statement_of_each_other() {
+fn s34_two_processes_whose_names_a_pooler_mixes_up_run_no_statement_of_each_other() {
     let (database, bouncer) = (migrated(), PgBouncer::start_with(3));
     let url = bouncer.url(&database.name);
     for _ in 0..8 {

@@ -135,7 +135,7 @@ fn behind_proxy(variables: &[(&str, &str)]) -> (Server, Proxy) {
 }
 
 #[test]
-fn each_operation_takes_one_round_trip_register_and_login_two_password_and_delete_three() {
+fn s35_a_protected_request_takes_one_round_trip_login_two_password_and_delete_three() {
     let (server, proxy) = behind_proxy(&[("POOL_SIZE", "1")]);
     let user = server.user("ada");
     let task = server.task(&user, "one")["id"].as_str().unwrap().to_owned();
@@ -353,6 +353,28 @@ fn a_server_silent_at_any_step_of_connecting_is_503_in_time() {
         assert_eq!(run(&["migrate"], &environment(&url)).code, Some(1));
         assert!(start.elapsed() < Duration::from_secs(10), "{pieces}: {:?}", start.elapsed());
     });
+}
+
+#[test]
+fn s65_a_silent_database_is_503_within_10_s_and_its_successor_is_used_at_once() {
+    let (server, proxy) = behind_proxy(&[("POOL_SIZE", "2")]);
+    let user = server.user("ada");
+    let list = server.request("GET", "/api/me/tasks").bearer(&user.token);
+    at_once(2, |_| list.send().must(200));
+    proxy.silence();
+    at_once(4, |number| {
+        let start = Instant::now();
+        match number {
+            0 => server.request("GET", "/healthz").send().must(200),
+            _ => list.send().must(503),
+        };
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    });
+    proxy.replace();
+    let back = Instant::now();
+    await_that("the service is back", || list.send().status == 200);
+    assert!(back.elapsed() < Duration::from_secs(8), "{:?}", back.elapsed());
+    at_once(2, |_| list.send().must(200));
 }
 
 #[test]
