@@ -1,5 +1,6 @@
 //! How the database is asked: the line before the pool, the pool, one connection, what a failure means; and migrations.
 
+mod connect;
 mod connection;
 mod error;
 pub mod inspect;
@@ -9,7 +10,8 @@ mod queue;
 pub mod server_role;
 mod single;
 
-pub use connection::{Parameter, connect};
+pub use connect::connect;
+pub use connection::Parameter;
 pub use error::{DatabaseError, described};
 pub use pool::{DatabasePool, Statement, TimeBudget};
 pub use single::{Executor, SingleConnection};
