@@ -1,4 +1,4 @@
-//! The route table, and what every request passes: an id, a caller, an answer, a line in the log.
+//! The route table with who may call each route, and what every request gets: an id, a response, a line in the log.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -17,21 +17,21 @@ use crate::http::{self, ClientInfo, RequestContext, TrustedProxies, cors, no_con
 use crate::logging::{Milliseconds, quoted};
 use crate::server::{Connection, HttpError, RejectedRequest};
 
-/// S27: who may call a handler. The handler takes the proof that its variant names, which only the check makes.
+/// S27: who may call a handler. The handler takes a value that only the check of its variant makes.
 enum Access {
     /// Anybody.
     Public(fn(&Services, &RequestContext<'_>) -> Result<Response, ApiError>),
-    /// Whoever presents a valid access token.
+    /// A principal: whoever presents a valid access token.
     Caller(fn(&Services, &ByCaller, &RequestContext<'_>) -> Result<Response, ApiError>),
-    /// A caller whose account this server manages.
+    /// A principal whose account this server manages.
     LocalUser(fn(&Services, &ByLocalUser, &RequestContext<'_>) -> Result<Response, ApiError>),
-    /// A caller whom `{user_id}` names.
+    /// A principal that `{user_id}` in the path names.
     Owner(fn(&Services, &ByOwner, &RequestContext<'_>) -> Result<Response, ApiError>),
 }
 use Access::{Caller, LocalUser, Owner, Public};
 
-/// Every request that is answered by a handler, and who may call it; `{…}` stands for one segment. The path alone
-/// decides between 404 and 405; `HEAD` goes where `GET` goes.
+/// Every route and who may call it; `{…}` stands for one segment of the path. This is the access list: a request that
+/// matches no row is 404, or 405 where another method has the path.
 #[rustfmt::skip]
 const ROUTES: &[(&str, &str, Access)] = &[
     ("POST",   "/auth/register",                     Public(auth::register)),
@@ -79,7 +79,7 @@ impl Access {
     }
 }
 
-/// The handlers' services, and what only the way of a request through the server needs.
+/// The services of the handlers, and what only this room needs.
 pub struct App {
     /// What handlers work with.
     pub services: Services,
@@ -90,8 +90,8 @@ pub struct App {
 }
 
 impl App {
-    /// The answer to a request. What the server has answered meanwhile, since the handler took too long, is not logged
-    /// again.
+    /// The response to a request, and its line in the log. Where the server has answered in place of a handler that took
+    /// too long, the response is not sent and there is no second line.
     pub fn handle(&self, request: &Request, connection: &Connection) -> Response {
         let started = Instant::now();
         let address = self.trusted_proxies.address(connection.address().ip(), request.headers());
@@ -121,7 +121,7 @@ impl App {
         self.finished(response, request.method(), request.headers(), id)
     }
 
-    /// The answer to what is no request, or gets no answer by a handler.
+    /// The response to a request that reaches no handler, or whose handler did not answer in time.
     pub fn reject(&self, rejected: &RejectedRequest<'_>) -> Response {
         let headers = rejected.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let address = self.trusted_proxies.address(rejected.address.ip(), headers.clone());
@@ -147,7 +147,7 @@ impl App {
         }
     }
 
-    /// What every answer carries. Only what is part of the program says itself how it may be kept.
+    /// Adds what every response carries. Only a file of the program has a `Cache-Control` of its own.
     fn finished<'a>(
         &self,
         response: Response,
@@ -166,8 +166,8 @@ impl App {
     }
 }
 
-/// The template of the route table that the path has, and its segments that stand for `{…}`. `*` stands for the server
-/// as a whole (RFC 9110 section 9.3.7).
+/// The route of a path, and the segments in place of `{…}`. `*` stands for the server as a whole (RFC 9110 section
+/// 9.3.7).
 fn route_of(path: &str) -> Option<(&'static str, Vec<Cow<'_, str>>)> {
     if path == "*" {
         return Some(("*", Vec::new()));

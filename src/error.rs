@@ -16,11 +16,11 @@ pub enum Problem {
     InvalidJson,
     /// No bearer token came.
     Unauthenticated,
-    /// The access token is no good, or its session is over.
+    /// The access token is invalid, or its session has ended.
     InvalidToken,
-    /// Login: unknown, wrong, deactivated and malformed alike.
+    /// Login: unknown e-mail, wrong password, deactivated account and malformed e-mail alike.
     WrongCredentials,
-    /// The refresh token is no good, or its session is over.
+    /// The refresh token is invalid, or its session has ended.
     InvalidRefreshToken,
     /// The path names another user than the token.
     UserMismatch,
@@ -54,7 +54,7 @@ pub enum Problem {
     TooManyAttempts,
     /// The head is over 8 KiB or 64 fields.
     HeadTooLarge,
-    /// A defect of ours.
+    /// A defect of the server.
     Internal,
     /// A transfer coding that is not supported.
     NotImplemented,

@@ -1,6 +1,6 @@
-//! JSON that says each thing once.
+//! JSON without duplicate members.
 //!
-//! Source: RFC 8259 section 4 (what becomes of duplicate names is unpredictable), RFC 8725 section 2.4.
+//! Source: RFC 8259 section 4 (software disagrees on duplicate names), RFC 8725 section 2.4.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// The value of a JSON text in which no object, at any depth, names a member twice; nothing if it is another text.
+/// The value of a JSON text; `None` if the text is malformed or an object at any depth has two members of one name.
 pub fn without_duplicates(text: &[u8]) -> Option<Value> {
     serde_json::from_slice::<WithoutDuplicates>(text).ok()?;
     serde_json::from_slice(text).ok()

@@ -1,6 +1,6 @@
 //! The text of `/docs`: the reference of the API, made from `openapi.json` and the table of problems, once at start.
 //!
-//! Everything that it says stands in one of these two; the frame, with the lines that set up a shell, is `docs.html`.
+//! The frame, with the lines that set up a shell, is `docs.html`.
 //! Source: OpenAPI 3.1.
 
 use std::fmt::Write;
@@ -310,7 +310,7 @@ fn json_block(document: &Value, example: &Value, schema: &Value) -> String {
     format!("<pre class=\"json\" tabindex=\"0\" aria-label=\"JSON\"><code>{}</code></pre>\n", escaped(&text))
 }
 
-/// What a `$ref` stands for.
+/// The target of a `$ref`, or the value itself.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     let target =
         value.get("$ref").and_then(Value::as_str).and_then(|target| document.pointer(target.trim_start_matches('#')));

@@ -1,5 +1,5 @@
-//! The handlers, and the types that say who may call them. A handler takes `Caller`, `LocalUser` or `Owner` as its
-//! parameter, and only the check of that name makes one: to forget the check does not compile.
+//! The handlers, and the types that prove who may call them. A handler takes `Caller`, `LocalUser` or `Owner` as its
+//! parameter, and only the check of that type makes one: a handler without its check does not compile.
 
 pub mod auth;
 mod docs;
@@ -42,17 +42,17 @@ impl Services {
     }
 }
 
-/// Whoever presents a valid access token.
+/// A principal: whoever presents a valid access token.
 pub struct Caller(Principal);
 
-/// A caller whose account this server manages.
+/// A principal whose account this server manages.
 pub struct LocalUser(Principal);
 
-/// A caller whom the path names, by id or as `me`.
+/// A principal that the path names, by id or as `me`.
 pub struct Owner(Principal);
 
 impl Caller {
-    /// The caller of this request, by its bearer token. Asks no database.
+    /// Verifies the bearer token of this request. Asks no database.
     ///
     /// # Errors
     /// [`Problem::Unauthenticated`], [`Problem::InvalidToken`], [`Problem::IssuerUnavailable`].
@@ -72,14 +72,14 @@ impl Caller {
         Ok(Caller(principal))
     }
 
-    /// Whom the token speaks for.
+    /// The verified principal.
     pub fn principal(&self) -> &Principal {
         &self.0
     }
 }
 
 impl LocalUser {
-    /// The caller, unless Better Auth manages the account. Asks no database.
+    /// As [`Caller::authenticate`], unless Better Auth manages the account. Asks no database.
     ///
     /// # Errors
     /// As [`Caller::authenticate`], and [`Problem::AccountManagedElsewhere`].
@@ -91,14 +91,15 @@ impl LocalUser {
         }
     }
 
-    /// Whom the token speaks for.
+    /// The verified principal.
     pub fn principal(&self) -> &Principal {
         &self.0
     }
 }
 
 impl Owner {
-    /// The caller, if the first parameter of the path is `me` or the id of the token's subject. Asks no database.
+    /// As [`Caller::authenticate`], if the first parameter of the path is `me` or the subject of the token. Asks no
+    /// database.
     ///
     /// # Errors
     /// As [`Caller::authenticate`], and [`Problem::UserMismatch`].
@@ -112,7 +113,7 @@ impl Owner {
         }
     }
 
-    /// Whom the token speaks for.
+    /// The verified principal.
     pub fn principal(&self) -> &Principal {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! What needs no account: health, readiness, and what is part of the program: the page, the JavaScript client, the
-//! description of the API, and the explanation of each problem.
+//! What needs no account: health, readiness, and the files of the program: the page, the JavaScript client, the
+//! description and the reference of the API.
 //!
 //! Source: RFC 9110 section 13.1.2 (If-None-Match), Content Security Policy Level 3.
 
@@ -17,7 +17,7 @@ use crate::error::{ApiError, Problem};
 use crate::http::{RequestContext, json};
 use crate::logging::{hex, quoted};
 
-/// How long one probe of the database stands for all who ask.
+/// How long the result of one probe of the database is used.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
 
 /// `GET /healthz` → 200: the process answers. Never touches the database, which may be asleep.
@@ -56,7 +56,7 @@ pub fn readyz(services: &Services, _: &RequestContext<'_>) -> Result<Response, A
     }
 }
 
-/// S47: the program's own HTML, CSS and JavaScript, and connections to this server; nothing inline, nothing from elsewhere.
+/// S47: scripts, styles and connections of this server alone; nothing inline, nothing from another origin, no frames.
 /// The page's icon is the one `data:` URL.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";

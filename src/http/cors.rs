@@ -1,5 +1,5 @@
-//! Which other origins' pages may read the answers. Without configuration no answer says anything of it; with it every
-//! one says `Vary: Origin`, refusals of the listener included. Cookies are never allowed across origins: there are none.
+//! CORS: which other origins may read responses. Without `CORS_ORIGINS` no response has a CORS header; with it every
+//! response has `Vary: Origin`, early refusals included. Credentials are never allowed: there are no cookies.
 //!
 //! Source: Fetch Standard, "HTTP CORS protocol".
 
@@ -7,15 +7,15 @@ use rouille::Response;
 
 use crate::config::Origins;
 
-/// What a page of another origin may read besides the status, the body and the harmless fields.
+/// The headers that another origin may read besides the safelisted ones.
 const EXPOSED: &str = "Link, Location, Retry-After, WWW-Authenticate, X-Request-Id";
-/// Every method that any path knows, so that a page can read a 404 and a 405 too.
+/// The methods of all routes, so that a page can read a 404 and a 405 too.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const REQUEST_HEADERS: &str = "authorization, content-type";
-/// How long a browser may remember a preflight: short, so that an origin that is struck off the list is soon off.
+/// How long a browser may keep a preflight: short, so that removing an origin takes effect soon.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// S48: the answer with what its reader's browser has to know. A preflight from an allowed origin is 204 on every path.
+/// S48: the response with the CORS headers that it needs. A preflight from a listed origin is 204 on every path.
 pub fn applied<'a>(
     origins: &Origins,
     response: Response,

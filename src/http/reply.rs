@@ -1,4 +1,4 @@
-//! Replies: JSON, nothing, and problems.
+//! Responses: JSON, no content, problems.
 //!
 //! Source: RFC 9110 section 11.6.1 (challenges), RFC 9457 (problem details).
 
@@ -11,7 +11,7 @@ use crate::error::{ApiError, FieldError, Problem};
 
 /// The realm of every challenge (RFC 9110 section 11.5).
 const CHALLENGE: &str = "Bearer realm=\"latchkey\"";
-/// What may stand in a path segment as it is (RFC 3986 unreserved).
+/// What a path segment holds unencoded: RFC 3986, unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A JSON reply.
@@ -45,7 +45,7 @@ pub fn no_content() -> Response {
     Response::empty_204()
 }
 
-/// RFC 9457 section 3.1, and what of ours goes with it.
+/// The members of RFC 9457 section 3.1, and two of ours: `request_id` and `errors`.
 #[derive(serde::Serialize)]
 struct ProblemDetails<'a> {
     r#type: String,
@@ -68,7 +68,7 @@ pub fn problem(error: &ApiError, request_id: &str) -> Response {
         request_id,
         errors: (error.problem == Problem::Validation).then_some(&error.fields),
     };
-    // Strings and numbers alone: there is nothing in it that could fail.
+    // Strings and numbers alone: serializing them cannot fail.
     let body = serde_json::to_vec(&details).unwrap_or_default();
     let response = Response::from_data("application/problem+json", body).with_status_code(spec.status);
     match spec.status {
@@ -82,7 +82,7 @@ pub fn problem(error: &ApiError, request_id: &str) -> Response {
     }
 }
 
-/// The text as one segment of a path; `.` and `..` too, which a client would otherwise resolve away.
+/// The text percent-encoded as one segment of a path; `.` and `..` too, which clients would resolve otherwise.
 pub fn segment(text: &str) -> Cow<'_, str> {
     match text {
         "." => Cow::Borrowed("%2E"),

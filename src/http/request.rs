@@ -1,11 +1,11 @@
-//! A request as a handler reads it: the client, the bearer token, a JSON body, query parameters.
+//! What a handler reads of a request: the client, the bearer token, a JSON body, query parameters.
 //!
 //! Source: RFC 9110, RFC 6750 (bearer), RFC 8259 (JSON).
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::io::Read;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use percent_encoding::percent_decode_str;
 use rouille::Request;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::database::TimeBudget;
 use crate::error::{ApiError, FieldError, Problem};
 use crate::json::without_duplicates;
-use crate::server::Connection;
+use crate::server::{Connection, network};
 
 /// The most errors that an answer names. A body can hold thousands, and a client may never read the answer.
 const MAX_ERRORS: usize = 20;
@@ -33,7 +33,7 @@ pub struct RequestContext<'a> {
     pub client: ClientInfo<'a>,
     /// For its statements.
     pub budget: &'a TimeBudget<'a>,
-    /// For the log: whom its token speaks for, once that is verified.
+    /// For the log: the subject of its token, once that is verified.
     pub user: OnceCell<String>,
 }
 
@@ -55,15 +55,12 @@ pub struct ClientInfo<'a> {
 }
 
 impl ClientInfo<'_> {
-    /// What is counted as one address: an IPv4 address, or the /64 that one IPv6 customer has.
+    /// The address as it is counted by limits: see [`network`].
     pub fn network(&self) -> IpAddr {
-        match self.address {
-            IpAddr::V4(_) => self.address,
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        }
+        network(self.address)
     }
 
-    /// Whether the server has answered in the handler's place, which then begins nothing more.
+    /// Whether the server has answered in place of the handler, which then must begin nothing more.
     pub fn is_answered(&self) -> bool {
         self.connection.is_answered()
     }
@@ -90,7 +87,7 @@ pub fn bearer(request: &Request) -> Result<&str, ApiError> {
     }
 }
 
-/// The members of a JSON object, to be taken out one by one; what is left at the end is unknown.
+/// The members of a JSON object. Each read removes one; those left at the end are unknown to the operation.
 pub struct Body {
     members: Map<String, Value>,
     errors: Vec<FieldError>,
@@ -177,7 +174,7 @@ impl Body {
         self.errors.push(FieldError { field: String::new(), detail: detail.into() });
     }
 
-    /// S31: the value, if every rule held and nothing is left over.
+    /// S31: the value, if every rule holds and no unknown member is left.
     ///
     /// # Errors
     /// 422 with the broken rules and the unknown members, at most 20.
@@ -212,7 +209,7 @@ pub fn without_nul(text: String) -> Result<String, &'static str> {
     if text.contains('\0') { Err("must not contain NUL") } else { Ok(text) }
 }
 
-/// The listener has bounded and read the body already.
+/// The server has limited and read the body already.
 fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
     let mut body = request.data().ok_or_else(|| Problem::Internal.with_cause("body read twice"))?;
@@ -220,7 +217,7 @@ fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
     Ok(bytes)
 }
 
-/// The value that `parse` makes of a query parameter; nothing if it does not come. Unknown parameters are ignored.
+/// The value that `parse` makes of a query parameter; `None` without the parameter. Unknown parameters are ignored.
 ///
 /// # Errors
 /// 422 with the rule, also where the parameter comes twice.
@@ -255,7 +252,18 @@ pub fn segments(path: &str) -> Option<Vec<Cow<'_, str>>> {
 
 #[cfg(test)]
 mod tests {
-    use super::segments;
+    use std::net::IpAddr;
+
+    use super::{network, segments};
+
+    #[test]
+    fn an_ipv6_customer_is_one_network_and_a_mapped_address_is_ipv4() {
+        for (address, expected) in
+            [("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"), ("::ffff:1.2.3.4", "1.2.3.4"), ("1.2.3.4", "1.2.3.4")]
+        {
+            assert_eq!(address.parse::<IpAddr>().map(|address| network(address).to_string()), Ok(expected.to_owned()));
+        }
+    }
 
     #[test]
     fn a_segment_is_decoded_once_and_after_the_split() {

@@ -43,6 +43,14 @@ pub struct Connection {
     request_id: Mutex<Option<u128>>,
 }
 
+/// What counts as one client: an IPv4 address, also where it came mapped into IPv6, or the /64 that one IPv6 customer has.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 /// What is being done with a connection.
 pub(super) enum Phase {
     /// Its thread works, and does not wait.
@@ -242,12 +250,9 @@ impl Connection {
         Arc::new(Connection { stream, address, phase, request_id: Mutex::default() })
     }
 
-    /// Who holds the connection: an IPv4 address, or the /64 of an IPv6 one, which is a single customer's.
+    /// The network that holds the connection.
     pub(super) fn holder(&self) -> IpAddr {
-        match self.address.ip().to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-            v4 => v4,
-        }
+        network(self.address.ip())
     }
 
     fn phase(&self) -> MutexGuard<'_, Option<Phase>> {

@@ -24,7 +24,7 @@ use rouille::{Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use admission::Server;
-pub use connection::Connection;
+pub use connection::{Connection, network};
 
 /// How many connections may wait to be accepted. With 128, which `std` asks for, a burst of clients overflows it, and
 /// they try again after a second.
