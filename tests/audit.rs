@@ -320,6 +320,14 @@ fn s33_sql_stands_only_in_the_store_and_is_never_put_together() {
 }
 
 #[test]
+fn s32_no_handler_is_given_the_statements_of_the_operator() {
+    for path in files("src", "rs") {
+        let may_name_it = ["src/store/", "src/cli/"].iter().any(|room| path.starts_with(room));
+        assert!(may_name_it || !code(&path).join("\n").contains("OperatorStore"), "{path} names OperatorStore");
+    }
+}
+
+#[test]
 fn rouilles_own_server_is_never_used() {
     for path in files("src", "rs") {
         let text = code(&path).join("\n");

@@ -307,7 +307,7 @@ fn check_database(environment: &Environment) -> Result<(), CommandError> {
 fn stop_on_signal(stopper: Stopper) -> Result<(), CommandError> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| failed(format!("signals: {error}")))?;
     let wait = move || {
-        // SIGHUP, which a closed terminal sends, is taken and ignored.
+        // SIGHUP, which a closed terminal sends, is ignored.
         if signals.forever().any(|signal| signal != SIGHUP) {
             info!("event=stop outcome=begun");
             stopper.stop();

@@ -158,7 +158,7 @@ fn ssl_mode(asked: Option<&str>, driver: &postgres::Config) -> Result<SslMode, S
     let is_tcp = driver.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_))) || driver.get_hosts().is_empty();
     match asked {
         Some("disable") => Ok(SslMode::Disable),
-        None | Some("allow" | "prefer") if is_this_machine(driver) => Ok(SslMode::Disable),
+        None | Some("allow" | "prefer") if is_this_machine(driver) => Ok(SslMode::Disable), // S37
         None | Some("allow" | "prefer" | "require" | "verify-ca" | "verify-full") => {
             Ok(if is_tcp { SslMode::Require } else { SslMode::Disable })
         }

@@ -24,6 +24,7 @@ pub use secrets::Secret;
 const DATABASE_URL: &str = "DATABASE_URL";
 const MIGRATE_DATABASE_URL: &str = "MIGRATE_DATABASE_URL";
 
+// S55
 /// A setting that stops the start. Its Display is one line: the name and the rule, never the value.
 #[derive(Debug)]
 pub struct ConfigError {

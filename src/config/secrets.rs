@@ -62,6 +62,7 @@ impl FromStr for Secret {
             return Err(format!("must be at least {MIN_BYTES} bytes long"));
         }
         let lower = text.to_ascii_lowercase();
+        // S54
         if PLACEHOLDERS.iter().any(|known| lower.contains(known)) {
             return Err("is a placeholder from an example; take 32 random bytes".into());
         }

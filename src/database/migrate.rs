@@ -103,7 +103,7 @@ pub fn apply(client: &mut Client) -> Result<Vec<&'static str>, MigrationError> {
 pub(super) fn locked(client: &mut Client) -> Result<Transaction<'_>, postgres::Error> {
     let mut transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start()?;
     transaction.batch_execute("set local statement_timeout = 0; set local lock_timeout = 0")?;
-    transaction.query_typed("select pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])?;
+    transaction.query_typed("select pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])?; // S56
     Ok(transaction)
 }
 
@@ -116,7 +116,7 @@ fn lock_tables(transaction: &mut Transaction<'_>) -> Result<(), MigrationError> 
         &[(&created("table"), Type::TEXT_ARRAY)],
     )?;
     let Some(statement) = statement.get::<_, Option<&str>>("statement") else { return Ok(()) };
-    transaction.batch_execute("set local statement_timeout = '3s'")?;
+    transaction.batch_execute("set local statement_timeout = '3s'")?; // S67
     transaction.batch_execute(statement).map_err(|error| match error.code() {
         Some(&SqlState::QUERY_CANCELED) => MigrationError::TablesInUse,
         _ => error.into(),
@@ -142,7 +142,7 @@ fn missing(client: &mut impl GenericClient) -> Result<Vec<(&'static str, &'stati
     for row in rows {
         let (name, sum): (String, String) = (row.get("name"), row.get("checksum"));
         match MIGRATIONS.iter().find(|(ours, _)| *ours == name) {
-            Some((ours, sql)) if checksum(sql) != sum => return Err(MigrationError::Edited(ours)),
+            Some((ours, sql)) if checksum(sql) != sum => return Err(MigrationError::Edited(ours)), // S56
             Some((ours, _)) => applied.push(*ours),
             None => return Err(MigrationError::Newer(name)),
         }

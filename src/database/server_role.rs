@@ -11,6 +11,7 @@ use super::migrate::{created, locked};
 /// The database's refusal; nothing is granted then.
 pub fn grant(owner: &mut Client, role: &str) -> Result<(), postgres::Error> {
     let mut transaction = locked(owner)?;
+    // S36: the rights that the statements use, and no other.
     // `for update skip locked` asks for the right to update, which is why attempts needs it too.
     let rows = transaction.query_typed(
         "with ours as (select relnamespace from pg_class where oid = 'migrations'::regclass)

@@ -40,6 +40,7 @@ pub enum UserAction {
 }
 
 /// The statements of the operator's commands. Each method asks the database.
+// S32: `Services`, which handlers work with, has none of these.
 pub struct OperatorStore {
     connection: SingleConnection,
 }

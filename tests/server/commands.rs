@@ -120,7 +120,7 @@ fn env_file_settings_are_literal_and_the_environment_wins() {
     let environment = Environment::from([("REGISTRATION".into(), "open".into())]);
     let server = Server::with(&database, &["--env-file", file.path(), "serve"], &environment);
     let user = server.user("ada");
-    // The very same secret verifies, so that the line was taken as it stands.
+    // The same secret verifies: the line is literal.
     let second = Server::on(&database, &url, &[("JWT_SECRET", &secret)]);
     second.request("GET", "/auth/me").bearer(&user.token).send().must(200);
     says(&run(&["--env-file", file.path(), "user", "list"], &Environment::new()), "ada@example.org");

@@ -34,7 +34,7 @@ fn is_refused(variable: &str, value: &str, finished: &Finished) {
 }
 
 #[test]
-fn a_malformed_value_stops_serve_and_is_named_but_not_shown() {
+fn s55_a_malformed_value_is_named_but_not_shown() {
     let remote = format!("postgres://ada:{MARK}@192.0.2.1/x?sslmode=secure");
     for (variable, values) in [
         (
@@ -115,7 +115,7 @@ fn a_required_variable_that_is_absent_stops_the_start() {
 }
 
 #[test]
-fn a_weak_secret_stops_serve() {
+fn s54_a_weak_or_placeholder_secret_stops_serve() {
     for secret in [
         "Zr8vQ1x-LmT0yB5hKd2sWg9uNe6oPc3",
         "123456781234567812345678123456781234",

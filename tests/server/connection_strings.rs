@@ -65,7 +65,7 @@ fn what_users_of_libpq_write_is_accepted() {
 }
 
 #[test]
-fn a_host_elsewhere_gets_tls_unless_disable_is_written() {
+fn s37_a_host_elsewhere_gets_tls_unless_disable_is_written() {
     for (text, tls) in [
         ("host=db.example.org", true),
         ("host=db.example.org sslmode=allow", true),

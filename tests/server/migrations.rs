@@ -49,7 +49,7 @@ fn a_second_migrate_changes_nothing() {
 }
 
 #[test]
-fn eight_migrates_at_once_apply_each_migration_once() {
+fn s56_eight_migrates_at_once_apply_each_migration_once() {
     let database = Database::create();
     for finished in at_once(8, |_| migrate(&database)) {
         assert_eq!(finished.code, Some(0), "{finished:?}");
@@ -70,7 +70,7 @@ fn servers_that_start_at_once_on_an_empty_database_all_serve() {
 }
 
 #[test]
-fn an_edited_migration_stops_migrate_and_serve() {
+fn s56_an_edited_migration_stops_migrate_and_serve() {
     let database = Database::create();
     assert_eq!(migrate(&database).code, Some(0));
     let (table, column) = ledger(&database);
@@ -112,7 +112,7 @@ fn serve_migrates_unless_it_is_told_not_to_and_then_never_serves() {
 }
 
 #[test]
-fn migrate_gives_up_within_3_s_where_the_tables_are_in_use() {
+fn s67_migrate_gives_up_within_3_s_where_tables_are_in_use() {
     let database = Database::create();
     assert_eq!(migrate(&database).code, Some(0));
     database.sql().batch_execute("delete from migrations where name = '003_attempts'").unwrap();
@@ -261,7 +261,7 @@ fn whole_flow(server: &Server, name: &str) {
 }
 
 #[test]
-fn the_whole_flow_needs_no_more_than_what_migrate_grants_and_gets_no_more() {
+fn s36_the_server_role_can_do_the_whole_flow_and_nothing_else() {
     let roles = Roles::create();
     let environment = roles.environment();
     let finished = run(&["migrate"], &environment);

@@ -70,7 +70,7 @@ fn direct_negotiation_begins_with_tls_and_names_the_protocol() {
 }
 
 #[test]
-fn a_wrong_name_an_unknown_authority_and_plain_text_are_refused() {
+fn s37_a_wrong_name_authority_or_plain_text_is_refused() {
     let server = Postgres::shared();
     let [right, other] = ["ca.pem", "other.pem"].map(|name| format!("sslrootcert={}", server.authority(name)));
     let plain = peers::answers_with(b'N');
