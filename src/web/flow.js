@@ -31,7 +31,7 @@ export function startFlow(base, account) {
   startTokens(() => state.exchanges.forEach(render));
   startShell(base, account, () => state.exchanges.filter(({ status }) => status !== null));
   $("clear").addEventListener("click", clear);
-  $("view-flow").addEventListener("change", () => reveal(state.exchanges.at(-1)));
+  for (const view of document.getElementsByName("view")) view.addEventListener("change", () => (view.value === "flow" ? reveal(state.exchanges.at(-1)) : scrollTo(0, 0)));
   $("present").addEventListener("click", () => present(!isPresenting()));
   for (const [id, by] of [["previous", -1], ["next", 1]]) $(id).addEventListener("click", () => move(by));
   document.addEventListener("keydown", onKey);
@@ -183,10 +183,7 @@ function reveal(exchange) {
 export const stepOf = ({ step, status }) => (step === "request" && status === 401 ? "refused" : step);
 
 /** The last exchange of this step of the map comes into view. */
-export function revealStep(step) {
-  const found = state.exchanges.findLast((each) => stepOf(each) === step);
-  if (found) reveal(found);
-}
+export const revealStep = (step) => reveal(state.exchanges.findLast((each) => stepOf(each) === step) ?? state.current);
 
 function render(exchange) {
   const { number, method, path, status, milliseconds, name, experiment, who, lesson } = exchange;
@@ -296,7 +293,9 @@ function show(exchange) {
   for (const each of state.exchanges) each.view.classList.toggle("current", each === exchange);
   const index = state.exchanges.indexOf(exchange);
   $("position").textContent = index < 0 ? "Nothing yet" : `${index + 1} of ${state.exchanges.length}`;
-  if (isPresenting() && exchange) exchange.view.querySelector("details").open = true;
+  if (!isPresenting() || !exchange) return;
+  exchange.view.querySelector("details").open = true;
+  exchange.view.scrollIntoView({ block: "start" });
 }
 
 function move(by) {

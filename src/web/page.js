@@ -54,6 +54,7 @@ function tabStorage() {
 async function start() {
   if (!session.refreshToken()) return newClient(), show("guest");
   if ($("away").hidden) show("starting");
+  $("token-note").textContent = "The refresh token is kept. It brings the next one.";
   const { data, error } = await session.renew();
   if (data) return enter(data.email);
   if (error.status === 401) return;

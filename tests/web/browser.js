@@ -119,15 +119,21 @@ export const focused = () => t.page.evaluate(() => {
   return at === document.body ? "body" : at.getAttribute("aria-label") ?? (at.id || at.textContent.trim());
 });
 
-/** No violation of WCAG that axe-core knows, and nothing wider than the window. */
+/** No violation that axe-core knows, in dark colours and in light ones, and nothing wider than the window. */
 export async function accessible(name) {
-  await picture(name);
-  await t.page.evaluate(AXE);
-  const violations = await t.page.evaluate(async () => {
-    const { violations } = await axe.run(document, { resultTypes: ["violations"] });
-    return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
-  });
-  assert.deepEqual(violations, [], name);
+  if (!(await t.page.evaluate(() => "axe" in window))) await t.page.evaluate(AXE);
+  // Forced colours are the system's: what the stylesheet says is not what is painted.
+  const isForced = await t.page.evaluate(() => matchMedia("(forced-colors: active)").matches);
+  const light = isForced ? { rules: { "color-contrast": { enabled: false } } } : {};
+  for (const [colorScheme, rules] of [["dark", { runOnly: ["color-contrast"] }], ["light", light]].slice(isForced ? 1 : 0)) {
+    await t.page.emulateMedia({ colorScheme });
+    await picture(`${name}-${colorScheme}`);
+    const violations = await t.page.evaluate(async (options) => {
+      const { violations } = await axe.run(document, { ...options, resultTypes: ["violations"] });
+      return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
+    }, rules);
+    assert.deepEqual(violations, [], `${name}, ${colorScheme}`);
+  }
   const [needed, given] = await t.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(needed <= given, `${name} is ${needed} wide on ${given}`);
 }
