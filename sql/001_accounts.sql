@@ -58,7 +58,7 @@ return s.ended_at is null
     and s.session_epoch = u.session_epoch
     and u.is_active;
 
--- The principal with an access token of ours: one row if this local user may act in this session, none otherwise.
+-- S59. The principal with an access token of ours: one row if this local user may act in this session, none otherwise.
 create function local_caller(subject text, caller_session uuid) returns table (id text, session_epoch integer)
 language sql stable
 begin atomic
@@ -68,7 +68,7 @@ begin atomic
     where s.id = caller_session and u.id = subject and u.kind = 'local' and session_is_valid(s, u);
 end;
 
--- The principal with a token of Better Auth: one row unless a user with this id is a local one, or was deactivated.
+-- S59. The principal with a token of Better Auth: one row unless a user with this id is a local one, or was deactivated.
 -- Whether there is a row in users yet does not matter: the first task makes it.
 create function external_caller(subject text) returns table (id text)
 language sql stable

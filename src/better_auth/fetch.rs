@@ -35,6 +35,7 @@ fn agent(url: &str) -> Agent {
         .build();
     Agent::config_builder()
         .https_only(url.starts_with("https:"))
+        // S60
         .max_redirects(0)
         .http_status_as_error(false)
         .timeout_global(Some(FETCH_TIMEOUT))

@@ -56,7 +56,9 @@ impl State {
     /// A key of a set that is too old is still used while another request fetches, or while the issuer cannot be reached.
     fn step(&self, kid: &str, issued_at: Option<Instant>, now: Instant) -> Step {
         let key = self.keys.get(kid);
+        // S61
         let is_fresh = self.fetched_at.is_some_and(|fetched| now < fetched + MAX_AGE);
+        // S60
         let may_fetch = self.tried_at.is_none_or(|tried| now >= tried + COOL_DOWN);
         match key {
             Some(key) if is_fresh => Step::Use(key.clone()),
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_fetched_again_after_ten_minutes_without_withdrawn_keys() {
+    fn s61_a_withdrawn_key_is_refused_after_ten_minutes() {
         let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.publish(&["a", "b"]);
         assert_eq!(set.ask("a", start, start), None);
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn random_key_ids_cause_one_fetch_in_ten_seconds() {
+    fn s60_random_key_ids_cause_one_fetch_in_ten_seconds() {
         let ((issuer, set), start) = (Issuer::start(), Instant::now());
         issuer.publish(&["a"]);
         for n in 0..100 {

@@ -127,11 +127,12 @@ impl External {
         if header.has_refused_member {
             return Err(TokenError::ForbiddenHeader);
         }
-        // Any other type is that of a token for something else: a cookie, an access token of ours or of an OAuth provider.
+        // S58: any other type is that of a token for something else: a cookie, an access token of ours or of an OAuth provider.
         if !header.is_of_better_auth() {
             return Err(TokenError::WrongType);
         }
         let (key, names) = self.key_for(token, header)?;
+        // S57
         if algorithm_named(&header.alg) != Some(key.algorithm) {
             return Err(TokenError::WrongAlgorithm);
         }
@@ -144,7 +145,8 @@ impl External {
         }
     }
 
-    /// The published key with the header's key id, or the shared secret if there is none. No token is tried with two keys.
+    /// S57: the published key with the header's key id, or the shared secret if there is none. No token is tried with two
+    /// keys.
     fn key_for(&self, token: &str, header: &Header) -> Result<(Arc<VerifyingKey>, Names), TokenError> {
         match (&header.kid, &self.published, &self.shared) {
             (Some(kid), Some(published), _) => match algorithm_named(&header.alg) {
@@ -171,6 +173,7 @@ impl External {
         if !iss.map_or(may_be_missing, |iss| is(&self.issuer, iss)) {
             return Err(TokenError::WrongIssuer(mismatch(&self.issuer, iss)));
         }
+        // S58
         if !aud.map_or(may_be_missing, names_us) {
             return Err(TokenError::WrongAudience(mismatch(&self.audience, aud)));
         }
@@ -199,7 +202,7 @@ fn claimed_issue_time(token: &str) -> Option<Instant> {
     Instant::now().checked_sub(age)
 }
 
-/// The claims, if the signature over header and claims is the key's.
+/// S12: the claims, if the signature over header and claims is the key's.
 fn signed_claims(token: &str, key: &VerifyingKey) -> Result<Map<String, Value>, TokenError> {
     let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let (_, claims) = message.split_once('.').ok_or(TokenError::Malformed)?;

@@ -78,6 +78,7 @@ impl ClientInfo<'_> {
 pub fn bearer(request: &Request) -> Result<&str, ApiError> {
     let mut fields = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
     let (_, value) = fields.next().ok_or(Problem::Unauthenticated)?;
+    // S16
     if fields.next().is_some() {
         return Err(Problem::InvalidToken.with_cause("two_authorization_fields"));
     }

@@ -18,7 +18,7 @@ pub const ACCESS_TOKEN_MAX_SECONDS: i64 = 3600;
 
 const TYPE: &str = "at+jwt";
 
-/// The whole header. A token with any other member (`crit`, `jwk`, `b64`, …) is not one of ours.
+/// S13: the whole header. A token with any other member (`crit`, `jwk`, `b64`, …) is not one of ours.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OurHeader {
@@ -68,6 +68,7 @@ impl Keys {
         let key = self.key_for(token)?;
         let claims = self.verified_claims(token, key)?;
         let now = now();
+        // S14
         let starts_in_time = claims.iat <= now + LEEWAY_SECONDS;
         let ends_in_time = claims.exp <= now + ACCESS_TOKEN_MAX_SECONDS + LEEWAY_SECONDS;
         if !starts_in_time || !ends_in_time || claims.exp <= claims.iat {
@@ -90,15 +91,18 @@ impl Keys {
         let encoded = token.split('.').next().unwrap_or_default();
         let json = BASE64URL.decode(encoded).map_err(|_| TokenError::Malformed)?;
         let header: OurHeader = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)?;
+        // S11
         if header.alg != "HS256" {
             return Err(TokenError::WrongAlgorithm);
         }
+        // S13
         if header.typ != TYPE {
             return Err(TokenError::WrongType);
         }
         self.all().find(|key| key.kid == header.kid).ok_or(TokenError::UnknownKey)
     }
 
+    /// S12: the library verifies the signature first.
     fn verified_claims(&self, token: &str, key: &KeySet) -> Result<Claims, TokenError> {
         use jsonwebtoken::errors::ErrorKind;
         match jsonwebtoken::decode::<Claims>(token, &key.access_verifying, &self.access_rules) {
@@ -113,7 +117,7 @@ impl Keys {
     }
 }
 
-/// What the library checks: one algorithm, and claims that it would not require by default.
+/// S11, S14: what the library checks: one algorithm, and claims that it would not require by default.
 pub(super) fn rules(policy: &TokenPolicy) -> Validation {
     let mut rules = Validation::new(Algorithm::HS256);
     rules.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);

@@ -93,7 +93,7 @@ impl KeySet {
     }
 }
 
-/// HKDF-SHA256 (RFC 5869) without a salt; `purpose` is the `info` that separates the keys.
+/// S15: HKDF-SHA256 (RFC 5869) without a salt; `purpose` is the `info` that separates the keys.
 #[allow(clippy::expect_used, reason = "HKDF fails only for output over 255 hash lengths; this is one")]
 fn derive_key(secret: &Secret, purpose: &str) -> [u8; 32] {
     let mut key = [0; 32];

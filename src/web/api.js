@@ -203,6 +203,7 @@ function ownTokens(base, given) {
     return { token: tokens.access_token, error: null };
   }
 
+  // S63
   async function forget() {
     generation += 1;
     held = null;
@@ -237,7 +238,7 @@ function ownTokens(base, given) {
 }
 
 /**
- * The tokens of another issuer, such as Better Auth. `getToken` is asked for each call and no token is kept, so that
+ * S63: the tokens of another issuer, such as Better Auth. `getToken` is asked for each call and no token is kept, so that
  * the next call after a change of user is the new user's.
  *
  * @param {NonNullable<ClientOptions["getToken"]>} getToken

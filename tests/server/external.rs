@@ -143,7 +143,7 @@ fn race_of_first_tasks_creates_all_of_them_and_one_user() {
 }
 
 #[test]
-fn impersonation_by_the_id_of_a_local_or_external_user_fails() {
+fn s59_impersonation_by_a_local_or_external_id_is_refused() {
     let pair = Pair::start();
     let local = pair.server.user("ada");
     let task = pair.server.task(&local, "mine");

@@ -14,7 +14,7 @@ use crate::support::strong_secret;
 // --------------------------------------------------------------------------------------------------------- confusion
 
 #[test]
-fn algorithm_confusion_a_key_verifies_only_its_algorithm() {
+fn s57_algorithm_confusion_a_key_verifies_only_its_algorithm() {
     let keys = SigningKey::of_each_kind();
     let issuer = Issuer::start(&keys);
     let verifier = Verifier::published(&issuer);
@@ -32,7 +32,7 @@ fn algorithm_confusion_a_key_verifies_only_its_algorithm() {
 }
 
 #[test]
-fn algorithm_confusion_a_public_key_is_no_hmac_secret() {
+fn s57_algorithm_confusion_a_public_key_is_no_hmac_secret() {
     let keys = SigningKey::of_each_kind();
     let issuer = Issuer::start(&keys);
     let secret = strong_secret();
@@ -229,6 +229,15 @@ fn a_key_set_entry_without_kid_is_no_key() {
         issuer.set(Behaviour::Publish(json!({"keys": [entry]}).to_string()));
         Verifier::published(&issuer).refuses("an empty name", &token, "unknown_key");
     }
+}
+
+#[test]
+fn s60_a_redirect_of_the_key_set_is_not_followed() {
+    let key = SigningKey::new("EdDSA", "k");
+    let elsewhere = Issuer::start(std::slice::from_ref(&key));
+    let issuer = Issuer::doing(Behaviour::Redirect(format!("{}/api/auth/jwks", elsewhere.origin())));
+    Verifier::published(&issuer).refuses("redirected", &key.token(&issuer.claims(SUBJECT)), "no_key_set");
+    assert_eq!(elsewhere.fetches(), 0);
 }
 
 #[test]

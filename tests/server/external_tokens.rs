@@ -62,7 +62,7 @@ fn a_subject_is_any_string_up_to_255_characters() {
 }
 
 #[test]
-fn forged_claims_are_refused_issuer_audience_sub_and_times() {
+fn s58_forged_claims_are_refused_issuer_audience_sub_and_times() {
     let keys = SigningKey::of_each_kind();
     let issuer = Issuer::start(&keys);
     let verifier = Verifier::published(&issuer);
@@ -136,7 +136,7 @@ fn an_unsupported_algorithm_or_type_causes_no_fetch() {
 }
 
 #[test]
-fn forged_headers_are_refused_crit_jku_jwk_typ_alg_and_kid() {
+fn s58_forged_headers_are_refused_crit_jku_jwk_typ_alg_kid() {
     let key = SigningKey::new("EdDSA", "k");
     let theirs = SigningKey::new("EdDSA", "theirs");
     let issuer = Issuer::start(std::slice::from_ref(&key));
@@ -191,7 +191,7 @@ fn forged_headers_are_refused_crit_jku_jwk_typ_alg_and_kid() {
 }
 
 #[test]
-fn malformed_and_ambiguous_tokens_are_refused() {
+fn s12_forged_and_ambiguous_external_tokens_are_refused() {
     let key = SigningKey::new("EdDSA", "k");
     let issuer = Issuer::start(std::slice::from_ref(&key));
     let verifier = Verifier::published(&issuer);
@@ -252,7 +252,7 @@ fn a_token_signed_with_the_shared_secret_is_accepted() {
 }
 
 #[test]
-fn replay_of_a_cookie_or_mailed_link_as_a_token_is_refused() {
+fn s58_replay_of_a_cookie_or_mailed_link_is_refused() {
     let secret = strong_secret();
     let verifier = Verifier::shared(&secret);
     let user = json!({"id": SUBJECT, "email": "ada@example.org"});

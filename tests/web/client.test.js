@@ -228,16 +228,16 @@ describe("refreshing", () => {
   });
 });
 
-describe("logging out", () => {
-  test("logout revokes the session and forgets the tokens", async () => {
-    const kept = storage();
-    const { client, tokens } = await loggedIn({ storage: kept });
-    await must(client.logout());
-    assert.equal(kept.items.size, 0);
-    assert.equal((await raw("/auth/me", null, tokens.access_token)).status, 401);
-    assert.equal((await client.me()).error.status, 401);
-  });
+test("S63 logout revokes the session and forgets the tokens", async () => {
+  const kept = storage();
+  const { client, tokens } = await loggedIn({ storage: kept });
+  await must(client.logout());
+  assert.equal(kept.items.size, 0);
+  assert.equal((await raw("/auth/me", null, tokens.access_token)).status, 401);
+  assert.equal((await client.me()).error.status, 401);
+});
 
+describe("logging out", () => {
   test("logoutAll revokes the session of another client", async () => {
     const told = [];
     const { client, credentials } = await loggedIn();

@@ -22,30 +22,30 @@ const SIGNED_OUT = { data: null, error: { message: "Sign in first", status: 401,
 const inPage = () => void (globalThis.document = {});
 afterEach(() => void delete globalThis.document);
 
-describe("getToken", () => {
-  test("is asked for each call, so that no token outlives a sign-out", async () => {
-    const [ada, bob] = [await user(), await user()];
-    const told = [];
-    let answer = { data: { token: ada.token } };
-    inPage();
-    const getToken = mock.fn(async () => answer);
-    const client = createClient({ baseUrl: proxy.url, getToken, onUnauthorized: (error) => told.push(error.detail) });
-    assert.equal(await emailOf(client), ada.email);
-    answer = { data: { token: bob.token } };
-    assert.equal(await emailOf(client), bob.email);
-    answer = SIGNED_OUT;
-    assert.equal((await client.me()).error.status, 401);
-    assert.equal((await client.tasks.list()).error.status, 401);
-    assert.deepEqual(told, ["Sign in first"]);
-    answer = { data: { token: ada.token } };
-    assert.equal(await emailOf(client), ada.email);
-    answer = null;
-    assert.equal((await client.me()).error.status, 401);
-    assert.equal(told.length, 2);
-    assert.equal(getToken.mock.callCount(), 6);
-    assert.equal(proxy.count("POST", "/auth/refresh"), 0);
-  });
+test("S63 getToken is asked for each call: no token outlives it", async () => {
+  const [ada, bob] = [await user(), await user()];
+  const told = [];
+  let answer = { data: { token: ada.token } };
+  inPage();
+  const getToken = mock.fn(async () => answer);
+  const client = createClient({ baseUrl: proxy.url, getToken, onUnauthorized: (error) => told.push(error.detail) });
+  assert.equal(await emailOf(client), ada.email);
+  answer = { data: { token: bob.token } };
+  assert.equal(await emailOf(client), bob.email);
+  answer = SIGNED_OUT;
+  assert.equal((await client.me()).error.status, 401);
+  assert.equal((await client.tasks.list()).error.status, 401);
+  assert.deepEqual(told, ["Sign in first"]);
+  answer = { data: { token: ada.token } };
+  assert.equal(await emailOf(client), ada.email);
+  answer = null;
+  assert.equal((await client.me()).error.status, 401);
+  assert.equal(told.length, 2);
+  assert.equal(getToken.mock.callCount(), 6);
+  assert.equal(proxy.count("POST", "/auth/refresh"), 0);
+});
 
+describe("getToken", () => {
   test("in a page calls in flight share one answer", async () => {
     const ada = await user();
     inPage();
