@@ -275,7 +275,8 @@ fn s25_of_51_sessions_the_longest_without_a_refresh_is_revoked() {
 fn s26_the_database_holds_no_token_password_or_typed_email() {
     let server = Server::start();
     let user = server.user("ada");
-    let tokens = Tokens::of(&refresh(&server, &login(&server, &user).refresh).must(200));
+    let first = login(&server, &user);
+    let tokens = Tokens::of(&refresh(&server, &first.refresh).must(200));
     try_login(&server, &user, "a wrong password 11").must(401);
     server
         .request("POST", "/auth/login")
@@ -285,9 +286,17 @@ fn s26_the_database_holds_no_token_password_or_typed_email() {
     let dump = everything(&mut server.sql());
     assert!(dump.contains(&user.email) && dump.contains(&tokens.session()), "the dump holds the rows");
     let mac = &tokens.refresh[tokens.refresh.len() - 43..];
-    for secret in
-        [&*tokens.refresh, &tokens.refresh[4..], mac, &tokens.access, PASSWORD, "a wrong password 11", "nobody@"]
-    {
+    for secret in [
+        &*first.refresh,
+        &tokens.refresh,
+        &tokens.refresh[4..],
+        mac,
+        &first.access,
+        &tokens.access,
+        PASSWORD,
+        "a wrong password 11",
+        "nobody@",
+    ] {
         assert!(!dump.contains(secret), "the database holds {secret}");
     }
 }
