@@ -328,6 +328,17 @@ fn s32_no_handler_is_given_the_statements_of_the_operator() {
 }
 
 #[test]
+fn s66_no_statement_of_a_request_sets_anything_on_its_connection() {
+    let database = ["pool", "connection", "queue"].map(|name| format!("src/database/{name}.rs"));
+    for path in files("src/store", "rs").into_iter().chain(database) {
+        let text = code(&path).join("\n");
+        for setting in ["batch_execute", "simple_query", "\"set ", "set_config", "transaction("] {
+            assert!(!text.contains(setting), "{path} uses {setting}");
+        }
+    }
+}
+
+#[test]
 fn rouilles_own_server_is_never_used() {
     for path in files("src", "rs") {
         let text = code(&path).join("\n");

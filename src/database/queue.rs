@@ -102,3 +102,53 @@ impl Drop for Permit {
         self.queue.release(self.user);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(queue: &Arc<Queue>, user: &str) -> Option<Permit> {
+        queue.enter(Some(user), Instant::now() + Duration::from_secs(10), || ())
+    }
+
+    #[test]
+    fn permits_are_given_in_the_order_of_arrival() {
+        let queue = Queue::new(1);
+        let first = enter(&queue, "first");
+        let order = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for number in 0..8 {
+                let (queue, order) = (&queue, &order);
+                scope.spawn(move || {
+                    let permit = enter(queue, &number.to_string());
+                    order.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+                    drop(permit);
+                });
+                while queue.lock().waiting.len() <= number {
+                    thread::yield_now();
+                }
+            }
+            drop(first);
+        });
+        assert_eq!(order.into_inner().ok(), Some((0..8).collect()));
+    }
+
+    #[test]
+    fn a_user_at_the_limit_is_passed_by_others_and_not_forgotten() {
+        let queue = Queue::new(3);
+        let (one, two) = (enter(&queue, "greedy"), enter(&queue, "greedy"));
+        thread::scope(|scope| {
+            let third = scope.spawn(|| enter(&queue, "greedy").is_some());
+            while queue.lock().waiting.is_empty() {
+                thread::yield_now();
+            }
+            let other = queue.enter(Some("other"), Instant::now(), || ());
+            assert!(other.is_some(), "a newcomer of another user");
+            assert!(queue.enter(None, Instant::now(), || ()).is_none(), "all are held");
+            drop(one);
+            assert_eq!(third.join().ok(), Some(true));
+            drop((two, other));
+        });
+        assert!(queue.lock().held.is_empty());
+    }
+}

@@ -1,4 +1,4 @@
-//! Restarts under load, PgBouncer, connections that rest: long, and with Debian's package pgbouncer. Run by
+//! Restarts under load, PgBouncer, idle connections: long, and with Debian's package pgbouncer. Run by
 //! `make test-faults`.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -170,7 +170,7 @@ fn each_statement_of_a_protected_request_is_prepared_and_planned_once() {
 }
 
 #[test]
-fn s66_nothing_is_set_on_a_connection_of_the_pooler() {
+fn nothing_is_set_on_a_connection_of_the_pooler() {
     let (database, bouncer) = (migrated(), PgBouncer::start_with(1));
     let server = Server::on(&database, &bouncer.url(&database.name), &[]);
     let user = server.user("ada");
@@ -218,7 +218,7 @@ fn a_server_connection_that_is_reset_fails_no_request() {
 }
 
 #[test]
-fn s34_two_processes_whose_names_a_pooler_mixes_up_run_no_statement_of_each_other() {
+fn two_processes_whose_names_a_pooler_mixes_up_run_no_statement_of_each_other() {
     let (database, bouncer) = (migrated(), PgBouncer::start_with(3));
     let url = bouncer.url(&database.name);
     for _ in 0..8 {
@@ -272,7 +272,7 @@ fn eight_instances_that_start_at_once_on_an_empty_database_all_serve() {
 }
 
 #[test]
-fn connections_that_rest_are_closed_after_two_minutes() {
+fn idle_connections_are_closed_after_two_minutes() {
     let server = Server::start();
     let user = server.user("ada");
     let list = server.request("GET", "/api/me/tasks").bearer(&user.token);

@@ -162,7 +162,7 @@ fn s35_a_protected_request_takes_one_round_trip_login_two_password_and_delete_th
         endpoint.request(&server, "me", &uuid::Uuid::nil().to_string()).bearer(&user.token).send();
     }
     for (name, expected, request) in operations.into_iter().chain(tail) {
-        // A connection that rested for a second costs one more: this one is warm.
+        // A connection that was idle for a second costs one more: this one is warm.
         server.request("GET", "/auth/me").bearer(&user.token).send();
         let before = proxy.round_trips();
         request.send();
@@ -217,7 +217,7 @@ fn the_first_request_after_a_cold_start_of_3_seconds_waits_and_succeeds() {
 }
 
 #[test]
-fn a_connection_that_ended_while_it_rested_costs_no_request_of_any_kind() {
+fn a_connection_that_ended_while_idle_costs_no_request_of_any_kind() {
     let server = Server::start();
     let user = server.user("ada");
     let list = server.request("GET", "/api/me/tasks").bearer(&user.token);
@@ -467,6 +467,18 @@ fn a_login_that_was_answered_503_in_its_place_opens_no_session_later() {
     await_that("the attempt is counted", || server.sql().query_one(attempts, &[]).unwrap().get::<_, i64>(0) == 1);
     thread::sleep(Duration::from_secs(1));
     assert_eq!(sessions(), before);
+}
+
+#[test]
+fn readyz_is_503_where_a_migration_is_missing_and_says_why_in_the_log() {
+    let server = Server::start();
+    server.request("GET", "/readyz").send().must(200);
+    server.sql().batch_execute("insert into migrations (name, checksum) values ('999_newer', 'x')").unwrap();
+    server.sql().batch_execute("update migrations set name = '998_gone' where name = '002_tasks'").unwrap();
+    await_that("the probe is done again", || server.request("GET", "/readyz").send().status == 503);
+    server.wait_for_log(&["event=readiness", "lacks a migration"]);
+    server.sql().batch_execute("update migrations set name = '002_tasks' where name = '998_gone'").unwrap();
+    await_that("a newer schema is no failure", || server.request("GET", "/readyz").send().status == 200);
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub fn cluster_socket() -> PathBuf {
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Forward,
-    /// Connections are taken and stay, but nothing passes.
+    /// Connections are accepted and stay, but nothing passes.
     Silent,
     /// Of each connection, so many pieces pass that the client sends.
     SilentAfter(usize),
@@ -83,11 +83,11 @@ impl Proxy {
             opened: AtomicUsize::new(0),
             silent_below: AtomicUsize::new(0),
         });
-        let taken = Arc::clone(&state);
+        let shared = Arc::clone(&state);
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 near.set_nodelay(true).unwrap();
-                let state = Arc::clone(&taken);
+                let state = Arc::clone(&shared);
                 // A database that is away refuses here too, by an end at once.
                 let outcome = match &target {
                     Target::Socket(path) => UnixStream::connect(path).map(|far| {

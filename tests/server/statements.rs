@@ -222,7 +222,7 @@ fn one_user_holds_at_most_half_of_the_connections() {
 }
 
 #[test]
-fn nobody_waits_for_a_connection_for_more_than_five_seconds() {
+fn no_request_waits_for_a_connection_for_over_5_s() {
     let server = Server::start_with(&[("POOL_SIZE", "1")]);
     let user = server.user("ada");
     let mut sql = server.sql();

@@ -187,7 +187,7 @@ impl Gate {
         *self.state.cut.lock().unwrap() = Some((statement, when));
     }
 
-    /// Connections stay and new ones are taken, but nothing passes.
+    /// Connections stay and new ones are accepted, but nothing passes.
     pub fn silence(&self) {
         *self.state.silent.lock().unwrap() = true;
     }
