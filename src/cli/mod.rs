@@ -33,7 +33,7 @@ use crate::database::{self, DatabasePool, SingleConnection, inspect, server_role
 use crate::error::ApiError;
 use crate::http::TrustedProxies;
 use crate::logging::{self, quoted};
-use crate::server::{Listener, Settings, Stopper};
+use crate::server::{self, Listener, Settings, Stopper};
 use crate::store::OperatorStore;
 use crate::token::Keys;
 
@@ -131,6 +131,7 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     // Dropped last: it writes what is still in its queue.
     let _log = logging::start_queued(&filters).map_err(|error| failed(format!("log thread: {error}")))?;
     let config = Config::from_environment(environment)?;
+    server::reserve(config.max_connections, config.database.pool_size as usize).map_err(failed)?;
     let listener = Listener::bind(config.listen).map_err(|error| failed(format!("LISTEN: {error}")))?;
     migrate_before_serving(&config.database, migrates)?;
     stop_on_signal(listener.stopper())?;
@@ -157,8 +158,8 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     let rejecting = app.clone();
     listener.run(
         settings,
-        move |request, connection| app.handle(request, connection),
-        move |rejected| rejecting.reject(rejected),
+        Box::new(move |request, connection| app.handle(request, connection)),
+        Box::new(move |rejected| rejecting.reject(rejected)),
     );
     info!("event=stop outcome=ok");
     Ok(())

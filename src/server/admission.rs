@@ -2,16 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rouille::{Request, Response};
-
 use super::connection::{self, Connection, Phase};
-use super::{HttpError, PAUSE, RejectedRequest, Settings};
+use super::{HANDLER_TIME, Handle, HttpError, PAUSE, Reject, Settings, lock};
 
 /// What a thread has, and so a handler but for a few KiB: little, since there are many.
 const STACK_BYTES: usize = 256 * 1024;
@@ -22,14 +19,11 @@ const THREAD_IDLE_TIME: Duration = Duration::from_secs(5);
 const STOP_IDLE_TIME: Duration = Duration::from_secs(1);
 const STOP_REFUSE_TIME: Duration = Duration::from_secs(9);
 
-type Handle = dyn Fn(&Request, &Connection) -> Response + Send + Sync;
-type Reject = dyn Fn(&RejectedRequest<'_>) -> Response + Send + Sync;
-
 /// What every thread has at hand.
 pub(super) struct Server {
     settings: Settings,
-    pub handle: Box<Handle>,
-    reject: Box<Reject>,
+    pub handle: Handle,
+    pub reject: Reject,
     pub is_stopping: AtomicBool,
     state: Mutex<State>,
     /// Told when a connection has left.
@@ -51,68 +45,84 @@ pub(super) struct State {
 }
 
 impl Server {
-    pub(super) fn new(settings: Settings, handle: Box<Handle>, reject: Box<Reject>) -> Server {
+    pub(super) fn new(settings: Settings, handle: Handle, reject: Reject) -> Server {
         let (state, room, work) = (Mutex::default(), Condvar::new(), Condvar::new());
         Server { settings, handle, reject, is_stopping: AtomicBool::new(false), state, room, work }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// The application's words for a rejection; none, should it panic.
-    pub(super) fn reject(&self, request: &RejectedRequest<'_>) -> Response {
-        catch_unwind(AssertUnwindSafe(|| (self.reject)(request)))
-            .unwrap_or_else(|_| Response::text("").with_status_code(500))
-    }
-
-    /// Gives a new connection a thread, or refuses it where there is no room or no thread.
-    pub(super) fn admit(self: &Arc<Server>, peer: Arc<Connection>) {
+    /// Gives a new connection a thread, or rejects it where no room can be made.
+    pub(super) fn admit(self: &Arc<Server>, connection: Arc<Connection>) {
         let mut state = self.state();
-        if state.open.len() >= self.settings.max_connections {
-            let enough = state.open.len() - self.evict(&state);
-            let waited = self.room.wait_timeout_while(state, PAUSE, |state| state.open.len() > enough);
+        if !self.has_place(&mut state) {
+            let expected = state.open.len() - self.evict(&state, Some(connection.holder()));
+            let waited = self.room.wait_timeout_while(state, 2 * PAUSE, |state| state.open.len() > expected);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let server = Arc::clone(self);
-        let spawn = || thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work()).is_ok();
-        let has_room = state.open.len() < self.settings.max_connections;
-        if has_room && state.free_threads <= state.queue.len() && spawn() {
-            state.free_threads += 1;
-        }
-        if has_room && state.free_threads > state.queue.len() {
-            state.open.push(Arc::clone(&peer));
-            state.queue.push_back(peer);
+        if self.has_place(&mut state) {
+            state.open.push(Arc::clone(&connection));
+            state.queue.push_back(connection);
             return self.work.notify_one();
         }
         drop(state);
-        peer.dismiss(self, HttpError::TooManyConnections, |_| true);
+        connection.answer_instead(self, HttpError::TooManyConnections, |_| true);
+    }
+
+    /// Whether one more connection may be open and has a thread, for which one is started where none is free.
+    fn has_place(self: &Arc<Server>, state: &mut State) -> bool {
+        if state.open.len() >= self.settings.max_connections {
+            return false;
+        }
+        if state.free_threads <= state.queue.len() {
+            let server = Arc::clone(self);
+            let started = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || server.work());
+            state.free_threads += usize::from(started.is_ok());
+        }
+        state.free_threads > state.queue.len()
+    }
+
+    /// Makes some connections end, and gives how many to wait for: all of them, so that a crowd of newcomers need not wait
+    /// at each; but one for an address that holds too much, whose crowd would hold up all others. First go those that have waited longest for their client, of addresses that hold more
+    /// than a quarter of the cap; a newcomer from such an address makes no other go. Then go busy ones of such addresses,
+    /// after their answer; then whichever have waited longest.
+    pub(super) fn evict(&self, state: &State, newcomer: Option<IpAddr>) -> usize {
+        let Settings { max_connections: cap, evict_by_address } = self.settings;
+        let mut held = HashMap::<IpAddr, usize>::new();
+        state.open.iter().for_each(|connection| *held.entry(connection.holder()).or_default() += 1);
+        let holds_too_much = |address| evict_by_address && held.get(&address) > Some(&(cap / 4));
+        let is_fair = !newcomer.is_some_and(holds_too_much);
+        let rank = |connection: &Connection| match (holds_too_much(connection.holder()), connection.waits_since()) {
+            (true, Some(since)) => Some((1, Some(since))),
+            (true, None) if is_fair && !connection.ends_after_answer() => Some((2, None)),
+            (false, Some(since)) if is_fair => Some((3, Some(since))),
+            _ => None,
+        };
+        let mut ranked: Vec<_> = state.open.iter().filter_map(|one| Some((rank(one)?, one))).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let first = ranked.first().map_or(0, |((class, _), _)| *class);
+        let victims = ranked.iter().filter(|((class, _), _)| *class == first).take((cap / 32).max(1));
+        let count = victims.filter(|(_, victim)| victim.give_up()).count();
+        if is_fair { count } else { count.min(1) }
     }
 
     /// Answers the requests that handlers have had for too long. Each of their connections makes room for another, up to
     /// half of the cap: handlers that never return shut nobody out, and the process does not grow without bound.
     pub(super) fn answer_overdue(&self) {
-        let overdue: Vec<_> = self.state().open.iter().filter(|peer| peer.is_overdue()).cloned().collect();
-        for peer in overdue.iter().filter(|peer| peer.dismiss(self, HttpError::HandlerTimeout, Phase::is_overdue)) {
+        // Answered without the lock: the application words each answer.
+        let mut open = self.state().open.clone();
+        let is_overdue = |phase: &Phase| matches!(phase, Phase::Handling(since, _) if since.elapsed() >= HANDLER_TIME);
+        open.retain(|connection| connection.answer_instead(self, HttpError::HandlerTimeout, is_overdue));
+        for connection in open {
             let mut state = self.state();
             let open = state.open.len();
             if state.stuck_threads < self.settings.max_connections / 2 {
-                state.open.retain(|other| !Arc::ptr_eq(other, peer));
+                state.open.retain(|other| !Arc::ptr_eq(other, &connection));
                 state.stuck_threads += open - state.open.len();
             }
         }
-    }
-
-    /// Closes those connections that have waited longest for their clients, and gives how many. Several, so that a crowd
-    /// of new ones need not wait for a thread to end at each of them.
-    pub(super) fn evict(&self, state: &State) -> usize {
-        let Settings { max_connections: cap, evict_by_address } = self.settings;
-        let mut held = HashMap::<IpAddr, usize>::new();
-        state.open.iter().for_each(|peer| *held.entry(peer.holder()).or_default() += 1);
-        let is_fair = |peer: &Connection| !evict_by_address || held.get(&peer.holder()) <= Some(&(cap / 4));
-        let mut waiting: Vec<_> = state.open.iter().filter_map(|peer| Some((peer.waits_since()?, peer))).collect();
-        waiting.sort_by_key(|(since, peer)| (is_fair(peer), *since));
-        waiting.iter().take((cap / 32).max(1)).filter(|(_, peer)| peer.evict(Phase::is_waiting)).count()
     }
 
     /// Serves connections from the queue, until for a while there is none: the life of a thread.
@@ -122,12 +132,12 @@ impl Server {
             let waited = self.work.wait_timeout_while(state, THREAD_IDLE_TIME, |state| state.queue.is_empty());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.free_threads -= 1;
-            let Some(peer) = state.queue.pop_front() else { return };
+            let Some(connection) = state.queue.pop_front() else { return };
             drop(state);
-            connection::serve(self, &peer);
+            connection::serve(self, &connection);
             state = self.state();
             let open = state.open.len();
-            state.open.retain(|other| !Arc::ptr_eq(other, &peer));
+            state.open.retain(|other| !Arc::ptr_eq(other, &connection));
             state.stuck_threads -= usize::from(state.open.len() == open);
             state.free_threads += 1;
             self.room.notify_all();
@@ -138,19 +148,19 @@ impl Server {
     pub(super) fn drain(&self) {
         let stopped = Instant::now();
         self.is_stopping.store(true, Ordering::Release);
-        let mut state = self.state();
-        while !state.open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
-            drop(state);
+        while !self.state().open.is_empty() && stopped.elapsed() < STOP_REFUSE_TIME + 10 * PAUSE {
             self.answer_overdue();
-            state = self.state();
-            for peer in &state.open {
+            let open = self.state().open.clone();
+            for connection in open {
                 if stopped.elapsed() >= STOP_REFUSE_TIME {
-                    peer.dismiss(self, HttpError::Stopping, Phase::is_unanswered);
+                    connection.answer_instead(self, HttpError::Stopping, |phase| {
+                        !matches!(phase, Phase::Busy | Phase::Writing(_))
+                    });
                 } else if stopped.elapsed() >= STOP_IDLE_TIME {
-                    peer.evict(|phase| matches!(phase, Phase::Idle(_)));
+                    connection.close_if(|phase| matches!(phase, Phase::Idle(_)));
                 }
             }
-            state = self.room.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.room.wait_timeout(self.state(), PAUSE));
         }
     }
 }

@@ -35,13 +35,11 @@ fn after_extension(input: &[u8]) -> Option<&[u8]> {
 fn after_quoted_string(input: &[u8]) -> Option<&[u8]> {
     let mut rest = input.strip_prefix(b"\"")?;
     loop {
-        let (byte, behind) = rest.split_first()?;
-        rest = match byte {
-            b'"' => return Some(behind),
-            b'\\' => behind.split_first().filter(|(byte, _)| !is_control(**byte))?.1,
-            byte if is_control(*byte) => return None,
-            _ => behind,
-        };
+        match split_while(rest, |byte| !is_control(byte) && !b"\"\\".contains(&byte)).1 {
+            [b'"', behind @ ..] => return Some(behind),
+            [b'\\', escaped, behind @ ..] if !is_control(*escaped) => rest = behind,
+            _ => return None,
+        }
     }
 }
 

@@ -7,11 +7,12 @@
 use std::mem::take;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -19,11 +20,11 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::admission::Server;
 use super::head::Head;
 use super::response;
-use super::{HANDLER_TIME, Headers, HttpError, RejectedRequest};
+use super::{Headers, HttpError, RejectedRequest, lock};
 
 /// How long a connection may be open without a byte of a request: longer than the 60 s of nginx and most balancers, so
 /// that they close first and send no request into a connection that is about to end.
-const IDLE_TIME: Duration = Duration::from_secs(75);
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
 /// How long a request may take from its first byte to its last; and the same for a response.
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that closes is read on.
@@ -31,14 +32,16 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How much is read at once; an idle connection keeps no more.
 const READ_BYTES: usize = 4 * 1024;
 /// How much the operating system holds of a response; left alone, it is some MiB for each client that never reads.
-const SEND_BYTES: usize = 64 * 1024;
+pub(super) const SEND_BYTES: usize = 64 * 1024;
 
 /// A connection, as far as a handler may know it.
 pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    /// Nothing once the listener has taken the connection; its thread is to leave then.
+    /// `None` once another thread has closed the connection or answered on it; its own is to leave then.
     phase: Mutex<Option<Phase>>,
+    /// Whether the next answer is the last, since others need the room.
+    ends_after_answer: AtomicBool,
     /// What the handler of this exchange has left in `set_request_id`.
     request_id: Mutex<Option<u128>>,
 }
@@ -65,23 +68,24 @@ pub(super) enum Phase {
     Writing(Instant),
 }
 
-/// Why an exchange ends early: with a refusal, or with nothing, since the connection is closed or taken.
+/// Why an exchange ends early: with an error that is answered; or with none, since the connection is over or another
+/// thread has answered on it.
 type Stop = Option<HttpError>;
 
 /// Serves a connection until it is to be closed.
-pub(super) fn serve(server: &Server, peer: &Connection) {
-    let mut conversation = ConnectionLoop { server, peer, bytes: Vec::new(), since: None };
-    while conversation.exchange().is_ok() {}
+pub(super) fn serve(server: &Server, connection: &Connection) {
+    let mut exchanges = ConnectionLoop { server, connection, received: Vec::new(), began: None };
+    while exchanges.exchange().is_ok() {}
 }
 
 /// What a connection's thread knows of it.
 struct ConnectionLoop<'a> {
     server: &'a Server,
-    peer: &'a Connection,
+    connection: &'a Connection,
     /// What has been received and not been used.
-    bytes: Vec<u8>,
+    received: Vec<u8>,
     /// When the request that is being read began to come.
-    since: Option<Instant>,
+    began: Option<Instant>,
 }
 
 impl ConnectionLoop<'_> {
@@ -90,118 +94,107 @@ impl ConnectionLoop<'_> {
         let mut head = Head::default();
         if let Err(stop) = self.request(&mut head) {
             // After what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
-            let response = self.peer.reject(self.server, stop.ok_or(None)?, &head.method, &head.headers);
+            let response = self.connection.reject(self.server, stop.ok_or(None)?, &head.method, &head.headers);
             // Nothing of the request stays in memory while the connection lingers.
             head = Head { method: head.method, ..Head::default() };
             return self.respond(response, &head);
         }
-        let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
-        let request = Arc::new(Request::fake_http_from(self.peer.address, &head.method, target, headers, body.content));
-        self.peer.enter(Phase::Handling(Instant::now(), Arc::clone(&request)))?;
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.peer)));
-        self.peer.enter(Phase::Busy)?;
-        let response = outcome.unwrap_or_else(|_| {
-            self.peer.reject(self.server, HttpError::HandlerPanicked, request.method(), &headers_of(&request))
-        });
-        drop(request);
+        let response = self.handle(&mut head)?;
         // RFC 9112 §9.6: a server that stops says so; but what it has received it answers.
-        head.keep_alive &= !self.server.is_stopping.load(Ordering::Acquire) || !self.bytes.is_empty();
+        let is_last = self.server.is_stopping.load(Ordering::Acquire) && self.received.is_empty();
+        head.keep_alive &= !is_last && !self.connection.ends_after_answer();
         self.respond(response, &head)
     }
 
     /// Reads the next request, with its body, into `head`.
     fn request(&mut self, head: &mut Head) -> Result<(), Stop> {
-        *self.peer.request_id() = None;
-        self.since = (!self.bytes.is_empty()).then(Instant::now);
-        self.bytes.shrink_to(READ_BYTES);
+        *lock(&self.connection.request_id) = None;
+        self.received.shrink_to(READ_BYTES);
+        self.began = (!self.received.is_empty()).then(Instant::now);
         // Read from its start whenever more has come: a head is too small for that to be worth an attack.
-        while !head.read(&mut self.bytes)? {
+        while !head.read(&mut self.received)? {
             self.receive()?;
         }
-        // RFC 9110 §10.1.1: not where the body comes already. One that is too large was refused instead.
-        if head.expects_continue && self.bytes.is_empty() {
+        // RFC 9110 §10.1.1: not where the body comes already. One that is too large was rejected instead.
+        if head.expects_continue && self.received.is_empty() {
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        while !head.body.read(&mut self.bytes)? {
+        while !head.body.read(&mut self.received)? {
             self.receive()?;
         }
         Ok(())
     }
 
+    /// The handler's response, or none where the request was answered in its place.
+    fn handle(&self, head: &mut Head) -> Result<Response, Stop> {
+        let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
+        let request =
+            Arc::new(Request::fake_http_from(self.connection.address, &head.method, target, headers, body.content));
+        self.connection.enter(Phase::Handling(Instant::now(), Arc::clone(&request)))?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.connection)));
+        self.connection.enter(Phase::Busy)?;
+        Ok(outcome.unwrap_or_else(|_| {
+            self.connection.reject(self.server, HttpError::HandlerPanicked, &head.method, &headers_of(&request))
+        }))
+    }
+
     /// Waits for more bytes, at least one.
     fn receive(&mut self) -> Result<(), Stop> {
-        match self.since {
+        match self.began {
             // The first bytes are mostly the whole request, and take one system call: their time was set once.
-            None => self.peer.enter(Phase::Idle(Instant::now()))?,
-            Some(since) => self.wait(Phase::Reading(since), PollFlags::IN, since + MESSAGE_TIME)?,
+            None => self.connection.enter(Phase::Idle(Instant::now()))?,
+            Some(began) => self.wait(Phase::Reading(began), PollFlags::IN, began + MESSAGE_TIME)?,
         }
         let count = self.read();
-        self.peer.enter(Phase::Busy)?;
-        self.since = self.since.or_else(|| Some(Instant::now()));
+        self.connection.enter(Phase::Busy)?;
+        self.began.get_or_insert_with(Instant::now);
         // RFC 9112 §8: what ends early is not acted on, and need not be answered.
         count.ok().filter(|&count| count > 0).map(drop).ok_or(None)
     }
 
     fn read(&mut self) -> Result<usize, Errno> {
-        let mut chunk = [0; READ_BYTES];
-        let (_, count) = retry_on_intr(|| recv(&self.peer.stream, &mut chunk, RecvFlags::empty()))?;
-        self.bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        Ok(count)
+        self.received.reserve(READ_BYTES);
+        let read = || recv(&self.connection.stream, spare_capacity(&mut self.received), RecvFlags::empty());
+        retry_on_intr(read).map(|(count, _)| count)
     }
 
     /// Sends a response, and ends the connection where that is meant.
     fn respond(&mut self, response: Response, head: &Head) -> Result<(), Stop> {
-        self.send(&response::written(response, head))?;
+        self.send(&response::bytes_of(response, head))?;
         if head.keep_alive { Ok(()) } else { self.linger() }
     }
 
     /// Sends all of `bytes`, mostly at once.
     fn send(&self, bytes: &[u8]) -> Result<(), Stop> {
-        let mut rest = self.peer.send_now(bytes)?;
-        let since = Instant::now();
+        let mut rest = self.connection.send_now(bytes)?;
+        let began = Instant::now();
         while !rest.is_empty() {
             // Not by a blocking write: when its time is over it tells of the part that went, and the next begins anew.
-            self.wait(Phase::Writing(since), PollFlags::OUT, since + MESSAGE_TIME)?;
-            rest = self.peer.send_now(rest)?;
+            self.wait(Phase::Writing(began), PollFlags::OUT, began + MESSAGE_TIME)?;
+            rest = self.connection.send_now(rest)?;
         }
         Ok(())
     }
 
     /// Closes the sending side and reads on for a while. Closed with bytes unread a socket is reset, and a reset takes
-    /// the response from a client that has not read it yet (RFC 9112 §9.6).
+    /// the response from a client that has not read it yet (RFC 9112 §9.6). Not where the room is needed at once.
     fn linger(&mut self) -> Result<(), Stop> {
-        let since = Instant::now();
-        let _ = self.peer.stream.shutdown(Shutdown::Write);
-        self.peer.enter(Phase::Idle(since))?;
-        while self.peer.is_ready(PollFlags::IN, since + LINGER_TIME) && matches!(self.read(), Ok(1..)) {
-            self.bytes.clear();
+        let began = Instant::now();
+        let deadline = if self.connection.ends_after_answer() { began } else { began + LINGER_TIME };
+        let _ = self.connection.stream.shutdown(Shutdown::Write);
+        self.connection.enter(Phase::Idle(began))?;
+        while self.connection.is_ready(PollFlags::IN, deadline) && matches!(self.read(), Ok(1..)) {
+            self.received.clear();
         }
         Err(None)
     }
 
     /// Waits for what `flags` say, in this phase.
     fn wait(&self, phase: Phase, flags: PollFlags, deadline: Instant) -> Result<(), Stop> {
-        self.peer.enter(phase)?;
-        let is_ready = self.peer.is_ready(flags, deadline);
-        self.peer.enter(Phase::Busy)?;
+        self.connection.enter(phase)?;
+        let is_ready = self.connection.is_ready(flags, deadline);
+        self.connection.enter(Phase::Busy)?;
         is_ready.then_some(()).ok_or(Some(HttpError::RequestTimeout))
-    }
-}
-
-impl Phase {
-    /// Whether no response is on its way, so that one can be sent in the place of the connection's thread.
-    pub(super) fn is_unanswered(&self) -> bool {
-        !matches!(self, Phase::Busy | Phase::Writing(_))
-    }
-
-    /// Whether the connection waits for its client.
-    pub(super) fn is_waiting(&self) -> bool {
-        !matches!(self, Phase::Busy | Phase::Handling(..))
-    }
-
-    /// Whether a handler has had its request for too long.
-    pub(super) fn is_overdue(&self) -> bool {
-        matches!(self, Phase::Handling(since, _) if since.elapsed() >= HANDLER_TIME)
     }
 }
 
@@ -225,13 +218,13 @@ impl Connection {
 
     /// Leaves the id of the request that the handler works on, so that a rejection in the handler's place can name it.
     pub fn set_request_id(&self, id: u128) {
-        *self.request_id() = Some(id);
+        *lock(&self.request_id) = Some(id);
     }
 
     /// Whether the request was answered in the handler's place. The handler then begins nothing more: nobody would
     /// learn of it.
     pub fn is_answered(&self) -> bool {
-        self.phase().is_none()
+        lock(&self.phase).is_none()
     }
 
     /// Makes sure that the handler's answer is the one that is sent: from now on none is sent in its place. `false`
@@ -242,12 +235,9 @@ impl Connection {
 
     /// A connection that has just been accepted.
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Connection> {
-        // Where they fail the connection costs more time or memory; the cap holds all the same.
-        let _ = stream.set_nodelay(true);
-        let _ = stream.set_read_timeout(Some(IDLE_TIME));
-        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BYTES);
         let phase = Mutex::new(Some(Phase::Idle(Instant::now())));
-        Arc::new(Connection { stream, address, phase, request_id: Mutex::default() })
+        let (ends_after_answer, request_id) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Connection { stream, address, phase, ends_after_answer, request_id })
     }
 
     /// The network that holds the connection.
@@ -255,56 +245,57 @@ impl Connection {
         network(self.address.ip())
     }
 
-    fn phase(&self) -> MutexGuard<'_, Option<Phase>> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn request_id(&self) -> MutexGuard<'_, Option<u128>> {
-        self.request_id.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the connection's own thread does from now on, unless the connection was taken from it.
+    /// What the connection's own thread does from now on, unless another thread has ended the connection.
     fn enter(&self, next: Phase) -> Result<(), Stop> {
-        self.phase().as_mut().map(|phase| *phase = next).ok_or(None)
+        lock(&self.phase).as_mut().map(|phase| *phase = next).ok_or(None)
     }
 
     /// Since when the connection has waited for its client, if it does.
     pub(super) fn waits_since(&self) -> Option<Instant> {
-        match *self.phase() {
+        match *lock(&self.phase) {
             Some(Phase::Idle(since) | Phase::Reading(since) | Phase::Writing(since)) => Some(since),
-            _ => None,
+            None | Some(Phase::Busy | Phase::Handling(..)) => None,
         }
     }
 
-    /// Closes the connection, if `may` says so of what is being done, and wakes its thread to find it closed.
-    pub(super) fn evict(&self, may: impl FnOnce(&Phase) -> bool) -> bool {
-        let taken = self.phase().take_if(|phase| may(phase));
-        taken.map(|_| self.stream.shutdown(Shutdown::Both)).is_some()
+    /// Whether the next answer is the last.
+    pub(super) fn ends_after_answer(&self) -> bool {
+        self.ends_after_answer.load(Ordering::Relaxed)
     }
 
-    /// Whether a handler has had the request for too long.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.phase().as_ref().is_some_and(Phase::is_overdue)
+    /// Closes the connection where it waits for its client, and else makes its next answer the last; `false` where it is
+    /// already.
+    pub(super) fn give_up(&self) -> bool {
+        self.close_if(|phase| !matches!(phase, Phase::Busy | Phase::Handling(..)))
+            || !self.ends_after_answer.swap(true, Ordering::Relaxed)
+    }
+
+    /// Closes the connection, if `may` says so of what is being done, and wakes its thread to find it closed.
+    pub(super) fn close_if(&self, may: impl FnOnce(&Phase) -> bool) -> bool {
+        let ended = lock(&self.phase).take_if(|phase| may(phase));
+        ended.map(|_| self.stream.shutdown(Shutdown::Both)).is_some()
     }
 
     /// Answers in place of the connection's thread, if `may` says so of what is being done. Does not wait; the
     /// connection's thread closes it, as soon as it is back from the handler.
-    pub(super) fn dismiss(&self, server: &Server, error: HttpError, may: impl FnOnce(&Phase) -> bool) -> bool {
-        let (method, headers) = match self.phase().take_if(|phase| may(phase)) {
+    pub(super) fn answer_instead(&self, server: &Server, error: HttpError, may: impl FnOnce(&Phase) -> bool) -> bool {
+        let (method, headers) = match lock(&self.phase).take_if(|phase| may(phase)) {
             None => return false,
             Some(Phase::Handling(_, request)) => (request.method().to_owned(), headers_of(&request)),
             Some(_) => (String::new(), Headers::new()),
         };
         let response = self.reject(server, error, &method, &headers);
-        let _ = self.send_now(&response::written(response, &Head { method, ..Head::default() }));
+        let _ = self.send_now(&response::bytes_of(response, &Head { method, ..Head::default() }));
         let _ = self.stream.shutdown(Shutdown::Write);
         true
     }
 
-    /// The application's words for an error.
+    /// The application's words for an error; none, should it panic.
     fn reject(&self, server: &Server, error: HttpError, method: &str, headers: &Headers) -> Response {
-        let request_id = *self.request_id();
-        server.reject(&RejectedRequest { error, address: self.address, method, headers, request_id })
+        let request_id = *lock(&self.request_id);
+        let rejected = RejectedRequest { error, address: self.address, method, headers, request_id };
+        let outcome = catch_unwind(AssertUnwindSafe(|| (server.reject)(&rejected)));
+        outcome.unwrap_or_else(|_| Response::text("").with_status_code(500))
     }
 
     /// Sends what there is room for, and gives the rest.
@@ -330,10 +321,9 @@ impl Connection {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on must fail at once")]
 mod tests {
+    use super::*;
     use std::io::Write;
     use std::net::TcpListener;
-
-    use super::*;
 
     #[test]
     fn a_deadline_that_has_passed_ends_a_wait_even_while_bytes_come() {

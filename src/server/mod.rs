@@ -16,12 +16,13 @@ mod response;
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use admission::Server;
 pub use connection::{Connection, network};
@@ -29,14 +30,24 @@ pub use connection::{Connection, network};
 /// How many connections may wait to be accepted. With 128, which `std` asks for, a burst of clients overflows it, and
 /// they try again after a second.
 const BACKLOG: u16 = 1024;
-/// How long accepting rests: at most until those that are evicted have left, or where descriptors or memory are short.
+/// Descriptors for all but the clients: the database, the log, libraries.
+const SPARE_DESCRIPTORS: usize = 128;
+/// Threads without which the server is of no use: some for clients, for hashes and for signals.
+const SPARE_THREADS: usize = 16;
+/// How long accepting waits: at most for those that give up their place, and where descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a handler may take. Then the request is answered in its place, and the connection closes.
 pub const HANDLER_TIME: Duration = Duration::from_secs(9);
 /// How often handlers are looked at, and whether the server is to stop, however fast clients come.
 const TICK: Duration = Duration::from_millis(500);
+
 /// A head's fields, name and value, in order.
 type Headers = Vec<(String, String)>;
+/// Answers a request, on its connection's thread.
+pub type Handle = Box<dyn Fn(&Request, &Connection) -> Response + Send + Sync>;
+/// Words the answer to what no handler answers.
+pub type Reject = Box<dyn Fn(&RejectedRequest<'_>) -> Response + Send + Sync>;
+
 /// What a `Listener` is told about its surroundings.
 pub struct Settings {
     /// The most connections that are open at once.
@@ -90,6 +101,29 @@ pub struct RejectedRequest<'a> {
     pub request_id: Option<u128>,
 }
 
+/// Makes sure that the process may open as many files as so many connections take, also those whose request was answered
+/// in its handler's place: raises the soft limit where that is needed. Starts `threads` and some more, and ends them, so
+/// that a shortage is met here.
+///
+/// # Errors
+/// What is too few, with its limit.
+pub fn reserve(max_connections: usize, threads: usize) -> Result<(), String> {
+    let files = max_connections.saturating_add(max_connections / 2 + SPARE_DESCRIPTORS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = limit.current.is_none_or(|current| current >= files);
+    if !is_enough && setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).is_err() {
+        let limit = limit.maximum.unwrap_or_default();
+        return Err(format!(
+            "MAX_CONNECTIONS: {max_connections} need {files} open files; the limit is {limit} (ulimit -Hn)"
+        ));
+    }
+    let start = |_| thread::Builder::new().spawn(thread::park);
+    let started: io::Result<Vec<_>> = (0..threads + SPARE_THREADS).map(start).collect();
+    let started = started.map_err(|error| format!("too few threads (ulimit -u, TasksMax): {error}"))?;
+    started.iter().for_each(|thread| thread.thread().unpark());
+    Ok(())
+}
+
 /// Stops a `Listener`, from any thread.
 #[derive(Clone)]
 pub struct Stopper(Arc<PipeWriter>);
@@ -118,8 +152,13 @@ impl Listener {
     /// What the operating system has against the address.
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = TcpListener::bind(address)?;
-        socket2::SockRef::from(&socket).listen(BACKLOG.into())?;
         socket.set_nonblocking(true)?;
+        let options = socket2::SockRef::from(&socket);
+        options.listen(BACKLOG.into())?;
+        // Every connection that it accepts has these from its beginning.
+        options.set_tcp_nodelay(true)?;
+        options.set_read_timeout(Some(connection::IDLE_TIME))?;
+        options.set_send_buffer_size(connection::SEND_BYTES)?;
         let (stop, stopper) = io::pipe()?;
         Ok(Listener { address: socket.local_addr()?, socket, stop, stopper: Stopper(Arc::new(stopper)) })
     }
@@ -139,12 +178,7 @@ impl Listener {
     ///
     /// After the stop no connection is accepted; requests that were are answered, or rejected where that takes over
     /// 9 s. Returns within 10 s of the stop, even where a handler does not.
-    pub fn run<H, R>(self, settings: Settings, handle: H, reject: R)
-    where
-        H: Fn(&Request, &Connection) -> Response + Send + Sync + 'static,
-        R: Fn(&RejectedRequest<'_>) -> Response + Send + Sync + 'static,
-    {
-        let (handle, reject) = (Box::new(handle), Box::new(reject));
+    pub fn run(self, settings: Settings, handle: Handle, reject: Reject) {
         let server = Arc::new(Server::new(settings, handle, reject));
         self.accept(&server);
         // Before any client is told to close: who then connects again is refused, and not accepted by nobody.
@@ -154,19 +188,23 @@ impl Listener {
 
     /// Accepts connections until the stop. No error ends it.
     fn accept(&self, server: &Arc<Server>) {
+        let mut looked_at = Instant::now();
         let mut sources = [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
         while sources.first().is_some_and(|stop| stop.revents().is_empty()) {
-            let has_handlers = !server.state().open.is_empty();
-            let _ = poll(&mut sources, Timespec::try_from(TICK).ok().filter(|_| has_handlers).as_ref());
-            server.answer_overdue();
-            let began = Instant::now();
-            while began.elapsed() < TICK {
+            // Without end where no handler can be overdue: an idle server sleeps.
+            let is_empty = server.state().open.is_empty();
+            let _ = poll(&mut sources, Timespec::try_from(TICK).ok().filter(|_| !is_empty).as_ref());
+            if looked_at.elapsed() >= TICK {
+                server.answer_overdue();
+                looked_at = Instant::now();
+            }
+            while looked_at.elapsed() < TICK {
                 match self.socket.accept() {
                     Ok((stream, address)) => server.admit(Connection::new(stream, address)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // A shortage, mostly of descriptors. (Linux tells nothing here of clients that have gone already.)
                     Err(_) => {
-                        server.evict(&server.state());
+                        server.evict(&server.state(), None);
                         thread::sleep(PAUSE);
                         break;
                     }
@@ -174,6 +212,11 @@ impl Listener {
             }
         }
     }
+}
+
+/// The mutex's value, also where a thread panicked that had it: no one of these is ever left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@
 use std::fs;
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
-use crate::support::{Server, await_that, connect, read_answer};
+use crate::peers::Proxy;
+use crate::support::{Database, PATIENCE, Server, at_once, await_that, connect, read_answer};
 
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 const UPLOAD: &str =
@@ -138,7 +140,57 @@ fn more_connections_than_descriptors_end_nothing() {
 }
 
 #[test]
-fn six_hundred_clients_that_drip_hold_up_nobody() {
+fn a_shortage_of_threads_lets_idle_connections_shut_nobody_out() {
+    let _turn = alone();
+    let (database, proxy) = (Database::create(), Proxy::start());
+    let server = Server::on(&database, &proxy.url(&database.name, "postgres"), &[("ULIMIT", "-u 60")]);
+    let streams: Vec<_> = (0..100).map(|_| connect_from(9, server.address)).collect();
+    await_that("no thread is left", || kib(&server, "Threads") >= 60);
+    is_answered(&server);
+    drop(streams);
+    is_answered(&server);
+}
+
+/// Sends requests on all of these without pause and reads what comes, and opens those anew that are closed, until told
+/// to stop.
+fn pipeline(number: u8, count: usize, address: SocketAddr, is_over: &AtomicBool) {
+    let requests = HEALTHZ.repeat(50);
+    let mut streams: Vec<_> = (0..count).map(|_| connect_from(number, address)).collect();
+    let mut answers = vec![0; 64 * 1024];
+    while !is_over.load(Ordering::Relaxed) {
+        for stream in &mut streams {
+            let _ = stream.write(requests.as_bytes());
+            match stream.read(&mut answers) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => *stream = connect_from(number, address),
+            }
+        }
+    }
+}
+
+#[test]
+fn seven_hundred_busy_connections_of_one_address_keep_no_newcomer_out() {
+    let _turn = alone();
+    let server = Server::start();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        (0..4).for_each(|_| drop(scope.spawn(|| pipeline(200, 175, server.address, &is_over))));
+        await_that("every place is taken", || kib(&server, "Threads") > 500);
+        let answers = at_once(36, |number| {
+            let stream = connect_from(number as u8 + 1, server.address);
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            (&stream).write_all(HEALTHZ.as_bytes()).unwrap();
+            read_answer(&mut BufReader::new(&stream), "GET").ok().flatten().map(|answer| answer.status)
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(answers, [Some(200); 36]);
+    });
+}
+
+#[test]
+fn slow_loris_six_hundred_clients_that_drip_hold_up_nobody() {
     let _turn = alone();
     let server = Server::start();
     let mut streams = crowd(600, server.address);

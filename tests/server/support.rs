@@ -8,8 +8,10 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postgres::config::Host;
 use postgres::{Client, NoTls};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -298,7 +300,23 @@ pub fn run(arguments: &[&str], environment: &Environment) -> Finished {
 }
 
 fn spawn(arguments: &[&str], environment: &Environment) -> Child {
-    spawn_command(Command::new(env!("CARGO_BIN_EXE_latchkey")).args(arguments).env_clear().envs(environment))
+    spawn_command(&mut program(arguments, environment))
+}
+
+fn program(arguments: &[&str], environment: &Environment) -> Command {
+    const PROGRAM: &str = env!("CARGO_BIN_EXE_latchkey");
+    // `ULIMIT` is no variable of the program's, but limits under which a shell starts it. Limits of threads count those
+    // of the whole user, and not for root: so it gets a user of its own.
+    let mut command = Command::new(if environment.contains_key("ULIMIT") { "bash" } else { PROGRAM });
+    if let Some(limits) = environment.get("ULIMIT") {
+        command.args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\""), PROGRAM]);
+        if geteuid().is_root() {
+            static USERS: AtomicU32 = AtomicU32::new(0);
+            command.uid(61_000 + USERS.fetch_add(1, Ordering::Relaxed));
+        }
+    }
+    command.args(arguments).env_clear().envs(environment);
+    command
 }
 
 fn spawn_command(command: &mut Command) -> Child {
@@ -367,8 +385,7 @@ impl Server {
 
     /// With these arguments, this whole environment and nothing else.
     pub fn with(database: &Arc<Database>, arguments: &[&str], environment: &Environment) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
-        Self::by(command.args(arguments).env_clear().envs(environment), database)
+        Self::by(&mut program(arguments, environment), database)
     }
 
     /// By a command that becomes the server.
