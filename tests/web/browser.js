@@ -119,7 +119,7 @@ export const focused = () => t.page.evaluate(() => {
   return at === document.body ? "body" : at.getAttribute("aria-label") ?? (at.id || at.textContent.trim());
 });
 
-/** No violation that axe-core knows, in dark colours and in light ones, and nothing wider than the window. */
+/** No violation that axe-core knows, in dark colours and in light ones, and nothing is wider than the window. */
 export async function accessible(name) {
   if (!(await t.page.evaluate(() => "axe" in window))) await t.page.evaluate(AXE);
   // Forced colours are the system's: what the stylesheet says is not what is painted.
@@ -134,6 +134,12 @@ export async function accessible(name) {
     }, rules);
     assert.deepEqual(violations, [], `${name}, ${colorScheme}`);
   }
+  await fits(name);
+}
+
+/** Nothing is wider than the window. */
+export async function fits(name) {
+  await picture(name);
   const [needed, given] = await t.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(needed <= given, `${name} is ${needed} wide on ${given}`);
 }
