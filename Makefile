@@ -1,6 +1,6 @@
 # What a newcomer and CI call. Every target is one command or script that can also be called by hand.
 .DEFAULT_GOAL := help
-.PHONY: help run install force test test-abuse test-faults test-web test-contract test-better-auth lint smoke audit mutants bench
+.PHONY: help run install force test test-abuse test-faults test-web test-contract test-better-auth lint smoke audit mutants bench bench-growth
 .NOTPARALLEL:
 
 SCRIPTS := .ci/run $(wildcard tests/*.sh tests/*/*.sh)
@@ -57,4 +57,7 @@ mutants: ## removes the guard of each claim on a copy and shows the test that fa
 	@exec tests/cluster.sh temp tests/mutants.sh
 
 bench: ## latchkey beside axum with sqlx, axum tuned and the machine's limit, in one table (under five minutes)
-	@exec tests/cluster.sh temp tests/bench/run.sh
+	@exec tests/cluster.sh temp tests/bench/run.sh compare
+
+bench-growth: ## the cost of each statement, on disk and in memory, with a million tasks (three minutes); not in CI
+	@exec tests/cluster.sh temp tests/bench/run.sh growth

@@ -89,7 +89,7 @@ fn backends_that_are_terminated_all_the_time_cost_no_repeatable_request() {
         }
     });
     println!("terminated backends: {} of {sent} requests failed", failed.len());
-    assert!(failed.is_empty(), "{} of {sent}: {}\n{}", failed.len(), failed[0], server.log());
+    assert!(failed.is_empty(), "{} of {sent}: {}", failed.len(), failed[0]);
 }
 
 #[test]

@@ -97,6 +97,20 @@ pub fn database_cpu(postmaster: u32) -> f64 {
     ended + children.map(cpu).sum::<f64>()
 }
 
+/// KiB that one database connection of the bench's servers holds for itself; the median of them.
+pub fn private_memory(setup: &Setup) -> f64 {
+    let backends = "select pid from pg_stat_activity where usename = $1";
+    let rows = setup.admin().query(backends, &[&setup.name()]).expect("the backends");
+    let private = |row: &postgres::Row| {
+        let path = format!("/proc/{}/smaps_rollup", row.get::<_, i32>(0));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let lines = text.lines().filter(|line| line.starts_with("Private_"));
+        let numbers = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        numbers.sum()
+    };
+    median(rows.iter().map(private).collect())
+}
+
 /// proc(5): fields behind the name, the state being number 0.
 const PARENT: usize = 1;
 const UTIME: usize = 11;

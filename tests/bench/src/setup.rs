@@ -11,6 +11,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::client::{self, request};
+use crate::fill::HEAVY;
 use crate::process::Server;
 
 /// Passes latchkey's password rule.
@@ -96,9 +97,16 @@ impl Setup {
         command.arg("migrate").env_clear().env("DATABASE_URL", &self.database_url);
         let output = command.env("MIGRATE_DATABASE_URL", &self.admin_url).output().expect("latchkey starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let mut sql = Client::connect(&self.admin_url, NoTls).expect("the database");
-        let grant = format!("grant select, insert, update, delete on all tables in schema public to {}", self.name);
-        sql.batch_execute(&grant).expect("rights");
+    }
+
+    /// A client of the bench's database, as superuser.
+    pub fn admin(&self) -> Client {
+        Client::connect(&self.admin_url, NoTls).expect("the database")
+    }
+
+    /// Of the database and of the servers' role.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
@@ -108,8 +116,7 @@ impl Setup {
     /// All at once, so that they can be measured in turn.
     pub fn start_servers(&self) -> Vec<Server> {
         // What the first statements on a new table need, done before anybody is measured.
-        let mut sql = Client::connect(&self.admin_url, NoTls).expect("the database");
-        sql.batch_execute("vacuum analyze").expect("statistics");
+        self.admin().batch_execute("vacuum analyze").expect("statistics");
         self.programs.iter().map(|program| Server::start(self, program, &self.database_url)).collect()
     }
 }
@@ -155,7 +162,7 @@ fn programs(database_url: &str) -> Vec<Program> {
 /// Registers everybody who is measured; the path of one of the reader's 20 tasks.
 fn accounts(address: SocketAddr) -> String {
     let flooders = (0..FLOODERS).map(|number| format!("flooder{number}"));
-    for name in flooders.chain(["reader".to_owned()]) {
+    for name in flooders.chain(["reader".to_owned(), HEAVY.to_owned()]) {
         client::json(address, &request("POST", "/auth/register", "", &credentials(&name)), 201);
     }
     let token = login(address, "reader");

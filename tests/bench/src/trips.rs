@@ -2,18 +2,11 @@
 //! that latchkey sends, as scripts for pgbench: nothing is copied, so nothing can differ.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
 
 use crate::client::{connect, exchange, request};
 use crate::process::Server;
-use crate::setup::{Program, Setup};
+use crate::proxy::{Bound, Proxy};
+use crate::setup::Setup;
 
 /// By server and workload.
 #[derive(Default)]
@@ -27,10 +20,8 @@ pub struct Trips {
 pub fn measure(setup: &Setup) -> Trips {
     let mut trips = Trips::default();
     for program in setup.programs().filter(|program| program.has_accounts) {
-        let proxy = Proxy::open(setup, program);
-        let directory = setup.socket.parent().expect("a directory").display().to_string();
-        let url = setup.database_url.replace(&directory, &proxy.directory.display().to_string());
-        let server = Server::start(setup, program, &url);
+        let proxy = Proxy::open(setup, program.name);
+        let server = Server::start(setup, program, &proxy.url(setup));
         for workload in setup.workloads.iter().filter(|workload| workload.is_stored) {
             let token = if workload.is_login { "" } else { &server.token };
             let bytes = request(workload.method, &workload.path, token, &workload.body);
@@ -43,159 +34,18 @@ pub fn measure(setup: &Setup) -> Trips {
             // Until every connection that is used has its prepared statements.
             let (warm_up, count) = if workload.is_login { (2, 4) } else { (40, 20) };
             (0..warm_up).for_each(|_| drop(ask()));
-            let before = proxy.shared.trips.load(Ordering::SeqCst);
+            let before = proxy.trips();
             let answers: Vec<String> = (0..count).map(|_| ask()).collect();
-            let after = proxy.shared.trips.load(Ordering::SeqCst);
+            let after = proxy.trips();
             trips.counts.insert((program.name, workload.name), (after - before) as f64 / f64::from(count));
             if program.name == "latchkey" && !workload.is_login {
                 let last: serde_json::Value = serde_json::from_str(&answers[answers.len() - 1]).expect("JSON");
                 let made = if workload.method == "POST" { last["id"].as_str() } else { None };
-                trips.statements.insert(workload.name, proxy.shared.last().script(made));
+                trips.statements.insert(workload.name, proxy.last().script(made));
             }
         }
     }
     trips
-}
-
-// ---------------------------------------------------------------------------------------------------- the proxy
-
-struct Proxy {
-    directory: PathBuf,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    /// `ReadyForQuery` messages.
-    trips: AtomicUsize,
-    bound: Mutex<Option<Bound>>,
-}
-
-/// A statement as the server sent it, with the values of its last use.
-#[derive(Clone)]
-struct Bound {
-    statement: Statement,
-    values: Vec<Option<Vec<u8>>>,
-}
-
-#[derive(Clone)]
-struct Statement {
-    sql: String,
-    types: Vec<u32>,
-}
-
-impl Proxy {
-    fn open(setup: &Setup, program: &Program) -> Proxy {
-        let directory = setup.work.join(program.name.replace([' ', ',', '+'], ""));
-        fs::create_dir(&directory).expect("a directory");
-        let listener = UnixListener::bind(directory.join(setup.socket.file_name().expect("a name"))).expect("a socket");
-        let shared = Arc::new(Shared::default());
-        let (socket, accepting) = (setup.socket.clone(), Arc::clone(&shared));
-        thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let far = UnixStream::connect(&socket).expect("PostgreSQL");
-                let halves = (near.try_clone().expect("a socket"), far.try_clone().expect("a socket"));
-                let mut watch = Frontend { shared: Arc::clone(&accepting), statements: HashMap::new() };
-                // The first message has no type.
-                thread::spawn(move || forward(near, far, false, |kind, body| watch.see(kind, body)));
-                let shared = Arc::clone(&accepting);
-                let count = move |kind, _: &[u8]| {
-                    if kind == b'Z' {
-                        shared.trips.fetch_add(1, Ordering::SeqCst);
-                    }
-                };
-                thread::spawn(move || forward(halves.1, halves.0, true, count));
-            }
-        });
-        Proxy { directory, shared }
-    }
-}
-
-/// Copies until one side closes, and shows every whole message: its type and what follows its length.
-fn forward(mut from: UnixStream, mut to: UnixStream, mut is_started: bool, mut see: impl FnMut(u8, &[u8])) {
-    let (mut chunk, mut buffer) = ([0; 16 * 1024], Vec::new());
-    while let Ok(count @ 1..) = from.read(&mut chunk) {
-        // Seen before it is passed on: the answer to a request cannot overtake what is counted for it.
-        buffer.extend_from_slice(&chunk[..count]);
-        loop {
-            let head = usize::from(is_started);
-            let Some(length) = buffer.get(head..head + 4) else { break };
-            let end = head + u32::from_be_bytes(length.try_into().expect("four bytes")) as usize;
-            if buffer.len() < end {
-                break;
-            }
-            if is_started {
-                see(buffer[0], &buffer[5..end]);
-            }
-            is_started = true;
-            buffer.drain(..end);
-        }
-        if to.write_all(&chunk[..count]).is_err() {
-            break;
-        }
-    }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
-}
-
-struct Frontend {
-    shared: Arc<Shared>,
-    statements: HashMap<String, Statement>,
-}
-
-impl Frontend {
-    /// Source: PostgreSQL's manual, "Message Formats": Parse and Bind.
-    fn see(&mut self, kind: u8, body: &[u8]) {
-        let mut body = Reader(body);
-        if kind == b'P' {
-            let (name, sql) = (body.text(), body.text());
-            let types = (0..body.number16()).map(|_| body.number32()).collect();
-            self.statements.insert(name, Statement { sql, types });
-        } else if kind == b'B' {
-            let (_, name) = (body.text(), body.text());
-            for _ in 0..body.number16() {
-                body.number16();
-            }
-            let value = |body: &mut Reader<'_>| match body.number32() {
-                u32::MAX => None,
-                length => Some(body.take(length as usize).to_vec()),
-            };
-            let values = (0..body.number16()).map(|_| value(&mut body)).collect();
-            let statement = self.statements.get(&name).expect("a parsed statement").clone();
-            *self.shared.bound.lock().expect("the lock") = Some(Bound { statement, values });
-        }
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(count);
-        self.0 = rest;
-        taken
-    }
-
-    fn text(&mut self) -> String {
-        let length = self.0.iter().position(|byte| *byte == 0).expect("a terminator");
-        let text = String::from_utf8_lossy(self.take(length)).into_owned();
-        self.take(1);
-        text
-    }
-
-    fn number16(&mut self) -> u16 {
-        u16::from_be_bytes(self.take(2).try_into().expect("two bytes"))
-    }
-
-    fn number32(&mut self) -> u32 {
-        u32::from_be_bytes(self.take(4).try_into().expect("four bytes"))
-    }
-}
-
-impl Shared {
-    fn last(&self) -> Bound {
-        self.bound.lock().expect("the lock").clone().expect("a statement was seen")
-    }
 }
 
 // ------------------------------------------------------------------------------------------------- as a script
@@ -234,13 +84,15 @@ impl Bound {
             text.push_str(&(write + rest));
             sent.push_str(&(send + rest));
         }
+        // pgbench sends the semicolon too.
+        (text, sent) = (text + ";", sent + ";");
         let variable = |(index, literal): (usize, &Literal)| {
             let text = literal.text.as_ref()?;
             let value = if *text == self.statement.sql { &sent } else { text };
             Some(format!("p{}={value}", index + 1))
         };
         let variables = literals.iter().enumerate().filter_map(variable).collect();
-        Script { text: text + ";\n", variables }
+        Script { text, variables }
     }
 }
 
