@@ -14,6 +14,8 @@ pub mod better_auth {}
 pub mod client {}
 #[doc = include_str!("claims.md")]
 pub mod claims {}
+#[doc = include_str!("walks.md")]
+pub mod walks {}
 #[doc = include_str!("museum.md")]
 pub mod museum {}
 #[doc = include_str!("growth.md")]

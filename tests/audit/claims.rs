@@ -45,34 +45,49 @@ fn sources() -> Vec<String> {
     folders.iter().flat_map(|folder| extensions.iter().flat_map(|extension| files(folder, extension))).collect()
 }
 
-/// First and last line, counted from 1, of the item that this name defines, with the comments above it.
-fn item(path: &str, name: &str) -> Option<(usize, usize)> {
-    let text = read(path);
+/// First and last line, counted from 1, of an item, with the comments above it: `path::item` or `path::type::item`, the
+/// path below `src/`, or beginning with `sql/`.
+fn item(place: &str) -> Option<(String, usize, usize)> {
+    let (path, names) = place.split_once("::").unwrap_or_else(|| panic!("{place}: path::item"));
+    let path = if path.starts_with("sql/") { path.to_owned() } else { format!("src/{path}") };
+    let text = read(&path);
     let lines: Vec<&str> = text.lines().collect();
-    let keywords =
-        ["fn", "struct", "enum", "const", "static", "type", "impl", "trait", "mod", "function", "table", "class"];
-    let defines = |line: &&str| {
-        let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-        let is_comment = ["//", "--", "*"].iter().any(|mark| line.trim_start().starts_with(mark));
-        !is_comment && words.windows(2).any(|pair| keywords.contains(&pair[0]) && pair[1] == name)
-    };
-    let start = lines.iter().position(defines)?;
+    let mut from = 0;
+    if let Some((parent, _)) = names.split_once("::") {
+        let opens = |line: &&str| line.starts_with("impl") && line.split([' ', '<']).any(|word| word == parent);
+        from = lines.iter().position(opens)?;
+    }
+    let name = names.rsplit("::").next()?;
+    let start = from + lines[from..].iter().position(|line| defines(line, name))?;
     let indentation = lines[start].len() - lines[start].trim_start().len();
-    let is_sql_function = lines[start].starts_with("create function");
-    let closes = |line: &&str| match is_sql_function {
-        true => !line.starts_with(' ') && line.contains(';'),
-        false => {
-            line.len() > indentation
-                && line[..indentation].trim().is_empty()
-                && !line.ends_with('{')
-                && ["}", ")", "];"].iter().any(|closing| line[indentation..].starts_with(closing))
-        }
+    let closes = |line: &&str| {
+        // A line that closes the parameters opens the body.
+        !line.ends_with('{')
+            && line.len() > indentation
+            && line[..indentation].trim().is_empty()
+            && ["}", ")", "];", "$$", "end"].iter().any(|closing| line[indentation..].starts_with(closing))
     };
     let is_one_line = lines[start].ends_with(';') || lines[start].ends_with('}');
-    let end = if is_one_line { start } else { start + 1 + lines[start + 1..].iter().position(closes)? };
+    let end = match path.ends_with(".sql") {
+        // A statement of SQL ends where a semicolon stands before an empty line.
+        true => {
+            (start..lines.len()).find(|n| lines[*n].ends_with(';') && lines.get(n + 1).is_none_or(|l| l.is_empty()))?
+        }
+        false if is_one_line => start,
+        false => start + 1 + lines[start + 1..].iter().position(closes)?,
+    };
     let is_above = |line: &&&str| ["//", "--", "*", "/*", "#["].iter().any(|mark| line.trim_start().starts_with(mark));
     let above = lines[..start].iter().rev().take_while(is_above).count();
-    Some((start + 1 - above, end + 1))
+    Some((path, start + 1 - above, end + 1))
+}
+
+/// Whether this line begins the definition of that name.
+fn defines(line: &str, name: &str) -> bool {
+    let keywords =
+        ["fn", "struct", "enum", "const", "static", "type", "impl", "trait", "mod", "function", "table", "class"];
+    let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let is_comment = ["//", "--", "*"].iter().any(|mark| line.trim_start().starts_with(mark));
+    !is_comment && words.windows(2).any(|pair| keywords.contains(&pair[0]) && pair[1] == name)
 }
 
 /// The ids (`S1` …) in a text.
@@ -91,16 +106,13 @@ fn every_claim_is_enforced_where_it_says() {
             wrong.push(format!("{} has no place or no source", claim.id));
         }
         for place in &claim.enforced_by {
-            let (path, name) = place.rsplit_once("::").unwrap_or_else(|| panic!("{place}: path::item"));
-            let path = if path.starts_with("sql/") { path.to_owned() } else { format!("src/{path}") };
-            match item(&path, name) {
-                None => wrong.push(format!("{}: {path} has no {name}", claim.id)),
-                Some((first, last)) => {
-                    let text: Vec<String> = read(&path).lines().map(str::to_owned).collect();
-                    if !ids(&text[first - 1..last].join("\n")).contains(&claim.id) {
-                        wrong.push(format!("{}: {name} in {path} does not carry the id", claim.id));
-                    }
-                }
+            let Some((path, first, last)) = item(place) else {
+                wrong.push(format!("{}: there is no {place}", claim.id));
+                continue;
+            };
+            let text: Vec<String> = read(&path).lines().map(str::to_owned).collect();
+            if !ids(&text[first - 1..last].join("\n")).contains(&claim.id) {
+                wrong.push(format!("{}: {place} does not carry the id", claim.id));
             }
         }
     }
@@ -230,4 +242,34 @@ fn every_requirement_of_levels_1_and_2_is_claimed_or_not_claimed_with_a_reason()
         let strange: Vec<String> = ids(&answer).difference(&known).cloned().collect();
         assert!(strange.is_empty(), "{requirement}: no claim {strange:?}");
     }
+}
+
+/// The most lines that one walk leads through, comments included.
+const WALK_MAX_LINES: usize = 250;
+
+/// `UPDATE_WALKS=1` writes the ranges anew where code has moved.
+#[test]
+fn the_walks_lead_through_the_lines_that_they_name() {
+    let mut page = read("src/manual/walks.md");
+    let mut wrong = Vec::new();
+    for walk in page.clone().split("\n## ").skip(1) {
+        let mut total = 0;
+        for step in walk.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())) {
+            let names = quoted(step);
+            let (_, first, last) = item(&names[0]).unwrap_or_else(|| panic!("there is no {}", names[0]));
+            total += last - first + 1;
+            let range = format!("{first}-{last}");
+            if names[1] != range {
+                page = page.replace(step, &step.replace(&format!("`{}`", names[1]), &format!("`{range}`")));
+                wrong.push(format!("{} is {range}, not {}", names[0], names[1]));
+            }
+        }
+        println!("walk {}: {total} lines", walk.lines().next().unwrap_or_default());
+        assert!((50..=WALK_MAX_LINES).contains(&total), "{walk}: {total} lines");
+    }
+    if std::env::var_os("UPDATE_WALKS").is_some() {
+        std::fs::write(super::root().join("src/manual/walks.md"), page).expect("the walks can be written");
+        return;
+    }
+    assert!(wrong.is_empty(), "run UPDATE_WALKS=1 cargo test --test audit\n{wrong:#?}");
 }
