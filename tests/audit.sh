@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-cargo test --locked --quiet --test audit -- --exact --nocapture the_report | sed -n '/^room/,/^$/p'
+cargo test --locked --quiet --test audit -- --exact --nocapture the_report | sed -n '/^room/,/^claims/p'
 direct=$(cargo tree --locked --edges normal --depth 1 --prefix none | tail -n +2 | wc -l)
 all=$(cargo tree --locked --edges normal --prefix none | tail -n +2 | awk '{ print $1, $2 }' | sort -u | wc -l)
 printf 'crates         %s direct, %s in all (manual, "Decisions and crates")\n' "$direct" "$all"

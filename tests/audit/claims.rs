@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{files, read};
 
 /// One row of the table of claims.
-struct Claim {
-    id: String,
+pub struct Claim {
+    pub id: String,
     sources: String,
     /// `path::item`, the path below `src/`, or below the root for `sql/`.
     enforced_by: Vec<String>,
-    tests: Vec<String>,
+    pub tests: Vec<String>,
 }
 
 /// The cells of each row of the tables under this heading of a page.
@@ -27,7 +27,7 @@ fn quoted(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-fn claims() -> Vec<Claim> {
+pub fn claims() -> Vec<Claim> {
     let claim = |row: Vec<String>| {
         assert_eq!(row.len(), 5, "a claim has five cells: {row:?}");
         Claim { id: row[0].clone(), sources: row[2].clone(), enforced_by: quoted(&row[3]), tests: quoted(&row[4]) }
