@@ -209,6 +209,7 @@ fn problem_of(error: HttpError) -> ApiError {
         HttpError::TargetTooLong => Problem::TargetTooLong.into(),
         HttpError::ExpectationFailed => Problem::ExpectationFailed.into(),
         HttpError::HeadTooLarge => Problem::HeadTooLarge.into(),
+        // S46
         HttpError::HandlerPanicked => Problem::Internal.with_cause("a handler panicked"),
         HttpError::HandlerTimeout => Problem::HandlerTimeout.retry_after(2),
         HttpError::NotImplemented => Problem::NotImplemented.into(),
@@ -234,4 +235,15 @@ fn problem(error: &ApiError, address: IpAddr, id: &str) -> Response {
         }
     }
     http::problem(error, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s46_a_panic_is_answered_500_without_its_message() {
+        let error = problem_of(HttpError::HandlerPanicked);
+        assert_eq!((error.problem.spec().status, error.cause.as_deref()), (500, Some("a handler panicked")));
+    }
 }

@@ -84,10 +84,11 @@ impl Server {
         state.free_threads > state.queue.len()
     }
 
-    /// Makes some connections end, and gives how many to wait for: all of them, so that a crowd of newcomers need not wait
-    /// at each; but one for an address that holds too much, whose crowd would hold up all others. First go those that have waited longest for their client, of addresses that hold more
-    /// than a quarter of the cap; a newcomer from such an address makes no other go. Then go busy ones of such addresses,
-    /// after their answer; then whichever have waited longest.
+    /// S41: makes some connections end, and gives how many to wait for: all of them, so that a crowd of newcomers need not
+    /// wait at each; but one for a newcomer from an address that holds too much, whose crowd would hold up all others.
+    /// The first to go are connections of addresses that hold more than a quarter of the cap: those that have waited
+    /// longest for their client, then busy ones, after their answer. Last go those of other addresses that have waited
+    /// longest. A newcomer from an address that holds too much makes only waiting ones of such addresses go.
     pub(super) fn evict(&self, state: &State, newcomer: Option<IpAddr>) -> usize {
         let Settings { max_connections: cap, evict_by_address } = self.settings;
         let mut held = HashMap::<IpAddr, usize>::new();
@@ -144,7 +145,7 @@ impl Server {
         }
     }
 
-    /// Lets the connections end.
+    /// S42: lets the connections end.
     pub(super) fn drain(&self) {
         let stopped = Instant::now();
         self.is_stopping.store(true, Ordering::Release);

@@ -41,7 +41,7 @@ impl Body {
     /// # Errors
     /// A value that is no length, and a length that is too large, before any of it is sent.
     pub(super) fn with_length(value: &str) -> Result<Body, HttpError> {
-        // RFC 9110 §8.6: digits only: no sign, no blank, no list.
+        // S38, RFC 9110 §8.6: digits only: no sign, no blank, no list.
         let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
         match value.parse() {
             _ if !is_number => Err(HttpError::BadRequest("Content-Length is not a number")),
@@ -82,12 +82,13 @@ impl Body {
             return Err(HttpError::BodyTooLarge);
         }
         let Some((line, behind)) = input.split_at_checked(end + 1) else { return Ok(None) };
-        // RFC 9112 §7.1 has CRLF only; a lone LF, which §2.2 lets pass in a head, would end the chunk for some.
+        // S39, RFC 9112 §7.1: CRLF only; a lone LF, which §2.2 lets pass in a head, would end the chunk for some.
         let line = line.strip_suffix(b"\r\n").ok_or(HttpError::BadRequest("a line between chunks has no CRLF"))?;
         self.bytes_between_chunks += end + 1;
         self.next = match self.next {
             Next::ChunkSize => match chunk_size(line)? {
                 0 => Next::Trailer,
+                // S38
                 size if size > MAX_BODY_BYTES - self.content.len() => return Err(HttpError::BodyTooLarge),
                 size => Next::Content(size),
             },

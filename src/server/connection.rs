@@ -93,7 +93,7 @@ impl ConnectionLoop<'_> {
     fn exchange(&mut self) -> Result<(), Stop> {
         let mut head = Head::default();
         if let Err(stop) = self.request(&mut head) {
-            // After what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
+            // S39: after what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
             let response = self.connection.reject(self.server, stop.ok_or(None)?, &head.method, &head.headers);
             // Nothing of the request stays in memory while the connection lingers.
             head = Head { method: head.method, ..Head::default() };
@@ -131,6 +131,7 @@ impl ConnectionLoop<'_> {
         let request =
             Arc::new(Request::fake_http_from(self.connection.address, &head.method, target, headers, body.content));
         self.connection.enter(Phase::Handling(Instant::now(), Arc::clone(&request)))?;
+        // S46
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.connection)));
         self.connection.enter(Phase::Busy)?;
         Ok(outcome.unwrap_or_else(|_| {

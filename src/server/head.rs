@@ -40,6 +40,7 @@ impl Head {
     /// # Errors
     /// What RFC 9112 forbids, and what it allows and leaves open to more than one reading.
     pub(super) fn read(&mut self, input: &mut Vec<u8>) -> Result<bool, HttpError> {
+        // S38
         let bytes = input.get(..MAX_HEAD_BYTES).unwrap_or(input);
         let mut words = bytes.trim_ascii_start().split(u8::is_ascii_whitespace).skip(1);
         let (target, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -90,7 +91,7 @@ impl Head {
             [] if version == 0 => {}
             _ => return Err(HttpError::BadRequest("there is not exactly one valid Host")),
         }
-        // RFC 9112 §6.1, §6.3: one way to find the end of the body. Every other is how requests are smuggled.
+        // S39, RFC 9112 §6.1, §6.3: one way to find the end of the body. Every other is how requests are smuggled.
         self.body = match (self.values("content-length").as_slice(), self.values("transfer-encoding").as_slice()) {
             ([], []) => Body::default(),
             ([first, others @ ..], []) if others.iter().all(|other| other == first) => Body::with_length(first)?,

@@ -48,7 +48,7 @@ pub(super) fn bytes_of(response: Response, request: &Head) -> Vec<u8> {
 /// are written here.
 fn may_be_sent(name: &str, value: &str) -> bool {
     const OWN: [&str; 6] = ["connection", "content-length", "date", "trailer", "transfer-encoding", "upgrade"];
-    // RFC 9110 §5.6.2: a name is a token; §5.5: no CR, LF or NUL, with which a value would end its field or the head.
+    // S40, RFC 9110 §5.6.2: a name is a token; §5.5: no CR, LF or NUL, with which a value would end its field or the head.
     let has_control = value.bytes().any(|b| b.is_ascii_control() && b != b'\t');
     !name.is_empty()
         && name.bytes().all(is_token_byte)
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_a_response_cannot_end_its_line_or_change_the_framing() {
+    fn s40_no_response_field_ends_its_line_or_changes_the_framing() {
         let fields = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b", "a\u{1b}b"].map(|value| ("X-Value", value));
         let names =
             ["X\r\nY", "X: 1\r\nY", "X Y", "X:", "", "Content-Length", "TRANSFER-ENCODING", "connection", "Date"];

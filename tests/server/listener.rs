@@ -229,7 +229,7 @@ fn a_head_at_its_limits_is_accepted() {
 // ------------------------------------------------------------------------------------------------- what is refused
 
 #[test]
-fn a_length_beside_a_transfer_coding_is_400() {
+fn s39_smuggling_by_a_length_beside_a_transfer_coding_is_400() {
     // Whole by either: a server that goes by one of them would find no fault.
     let chunks = format!("{:x}\r\n{NO_TOKEN}\r\n0\r\n\r\n", NO_TOKEN.len());
     let (length, coding) = (format!("Content-Length: {}\r\n", chunks.len()), "Transfer-Encoding: chunked\r\n");
@@ -306,7 +306,7 @@ fn a_space_before_the_colon_is_400() {
 }
 
 #[test]
-fn a_line_that_ends_in_lf_alone_is_400() {
+fn s39_smuggling_by_a_line_that_ends_in_lf_alone_is_400() {
     refused(
         400,
         &[
@@ -407,12 +407,12 @@ fn a_target_over_4_kib_is_414() {
 }
 
 #[test]
-fn a_head_over_8_kib_is_431() {
+fn s38_a_head_over_8_kib_is_431() {
     refused(431, &with_fields([&format!("X: {}", "x".repeat(8192))]));
 }
 
 #[test]
-fn more_than_64_fields_are_431() {
+fn s38_more_than_64_fields_are_431() {
     refused(431, &with_fields([&"A: b\r\n".repeat(63)]));
 }
 
@@ -436,7 +436,7 @@ fn a_malformed_chunk_size_is_400() {
 }
 
 #[test]
-fn a_chunk_that_does_not_end_where_it_says_is_400() {
+fn s39_smuggling_by_a_chunk_that_ends_elsewhere_is_400() {
     refused(
         400,
         &in_chunks([
@@ -494,7 +494,7 @@ fn a_chunk_size_or_extension_without_end_is_413() {
 }
 
 #[test]
-fn chunks_of_more_than_64_kib_are_413() {
+fn s38_chunks_of_more_than_64_kib_are_413() {
     let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
     refused(413, &in_chunks(["10001\r\n", "fffffffffffffffff\r\n", &(chunk.repeat(2) + "1\r\nx\r\n0\r\n\r\n")]));
 }
@@ -527,7 +527,7 @@ fn a_client_that_sends_3_mb_can_read_its_413() {
 }
 
 #[test]
-fn no_header_of_an_answer_can_be_made_by_a_request() {
+fn s40_no_header_of_an_answer_can_be_made_by_a_request() {
     let server = Server::start();
     for target in ["/%0d%0aX-Evil:%201", "/api/me/tasks?after=%0d%0aX-Evil:%201", "/x\u{20}X-Evil:1"] {
         let request =
@@ -608,7 +608,7 @@ fn connect_from(source: [u8; 4], address: SocketAddr) -> Connection {
 }
 
 #[test]
-fn a_new_connection_takes_the_place_of_the_one_that_waited_longest() {
+fn s41_a_newcomer_takes_the_place_of_the_longest_waiting() {
     let server = Server::start_with(&[("MAX_CONNECTIONS", "8")]);
     let mut old: Vec<_> = (0..8).map(|_| Connection::to(server.address)).collect();
     for connection in &mut old {
@@ -622,7 +622,7 @@ fn a_new_connection_takes_the_place_of_the_one_that_waited_longest() {
 }
 
 #[test]
-fn an_address_that_holds_more_than_a_quarter_of_the_room_loses_its_own_connections_first() {
+fn s41_an_address_over_a_quarter_of_the_cap_loses_first() {
     let server = Server::start_with(&[("MAX_CONNECTIONS", "16")]);
     let mut quiet: Vec<_> = (2..6).map(|last| connect_from([127, 0, 0, last], server.address)).collect();
     for connection in &mut quiet {
@@ -787,7 +787,7 @@ fn a_client_that_does_not_read_for_10_s_is_closed() {
 }
 
 #[test]
-fn a_panic_in_a_handler_is_a_refusal_and_nothing_else() {
+fn s46_a_panic_in_a_handler_is_answered_and_ends_nothing_else() {
     let (local, _) = Local::start(8);
     let text = local.text(&(get("/panic") + &get("/panic") + &get_and_close("/after")));
     assert_eq!(text.matches("HandlerPanicked").count(), 2, "{text}");
@@ -879,7 +879,7 @@ fn a_request_of_2_5_s_is_answered_after_the_stop() {
 }
 
 #[test]
-fn a_handler_that_does_not_return_cannot_hold_up_the_stop() {
+fn s42_a_handler_that_never_returns_cannot_hold_up_the_stop() {
     let (local, _) = Local::start(8);
     thread::scope(|scope| {
         let text = scope.spawn(|| local.text(&get("/sleep/15000")));
@@ -929,7 +929,7 @@ fn a_stop_under_load_loses_nothing(clients: usize) {
 }
 
 #[test]
-fn a_stop_loses_no_request_of_32_busy_clients() {
+fn s42_a_stop_loses_no_request_of_32_busy_clients() {
     a_stop_under_load_loses_nothing(32);
 }
 
@@ -982,7 +982,7 @@ fn a_connection_that_rests_has_a_second_to_ask_after_the_stop() {
 }
 
 #[test]
-fn what_is_not_complete_9_s_after_the_stop_is_503() {
+fn s42_a_request_not_complete_9_s_after_the_stop_is_503() {
     let mut server = Server::start();
     let mut connection = Connection::to(server.address);
     server.signal(Signal::TERM);
