@@ -13,7 +13,9 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::peers::Proxy;
-use crate::support::{Answer, Database, PATIENCE, Server, at_once, await_that, connect, environment, read_answer, run};
+use crate::support::{
+    Answer, Cut, Database, PATIENCE, Server, at_once, await_that, connect, environment, read_answer, run,
+};
 
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 /// A head to which fields and the empty line are to be added. A refresh with no token's form is 401 without a database.
@@ -567,6 +569,28 @@ fn a_request_that_takes_over_10_s_is_408_however_it_comes() {
 }
 
 #[test]
+fn a_handler_that_the_database_holds_up_is_503_with_one_log_line() {
+    let (server, gate) = Server::behind_gate(&[]);
+    let user = server.user("ada");
+    gate.cut("insert into tasks", Cut::SilentBeforeTheAnswer);
+    let body = json!({"title": "one"}).to_string();
+    let mut connection = Connection::to(server.address);
+    let head = REFRESH.replace("/auth/refresh", "/api/me/tasks");
+    let fields = format!("Authorization: Bearer {}\r\nContent-Length: {}", user.token, body.len());
+    let answer = connection.send(format!("{head}{fields}\r\n\r\n{body}")).must(503);
+    assert_eq!(answer.json()["type"], "/docs#handler-timeout", "{answer}");
+    gate.open();
+    // Until the handler is back, the server only ends its own side of the connection.
+    await_that("the handler is back", || connection.reader.get_mut().write_all(b"x").is_err());
+    let later = server.request("GET", "/healthz").send().must(200);
+    server.wait_for_log(&[later.request_id()]);
+    let log = server.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(answer.request_id())).collect();
+    assert!(lines.len() == 1 && lines[0].contains("status=503"), "{lines:?}");
+    assert_eq!(server.sql().query("select 1 from tasks", &[]).unwrap().len(), 1, "the database had done it");
+}
+
+#[test]
 fn lingering_after_a_refusal_ends_after_2_s_even_while_bytes_come() {
     let server = Server::start();
     let mut stream = connect(server.address).unwrap();
@@ -610,7 +634,7 @@ fn connect_from(source: [u8; 4], address: SocketAddr) -> Connection {
 #[test]
 fn s41_a_newcomer_takes_the_place_of_the_longest_waiting() {
     let server = Server::start_with(&[("MAX_CONNECTIONS", "8")]);
-    let mut old: Vec<_> = (0..8).map(|_| Connection::to(server.address)).collect();
+    let mut old: Vec<_> = (10..18).map(|last| connect_from([127, 0, 0, last], server.address)).collect();
     for connection in &mut old {
         connection.send(HEALTHZ).must(200);
         // The answer comes a moment before its connection waits again.
