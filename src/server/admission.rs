@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::connection::{self, Connection, Phase};
 use super::{HANDLER_TIME, Handle, HttpError, PAUSE, Reject, Settings, lock};
 
-/// What a thread has, and so a handler but for a few KiB: little, since there are many.
+/// The stack of a thread, and so of a handler: little, since there are many threads.
 const STACK_BYTES: usize = 256 * 1024;
 /// How long a thread without a connection waits for one: threads that are used again halve the cost of a connection.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(5);

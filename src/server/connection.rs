@@ -1,8 +1,9 @@
 //! One connection: its requests are read, handed over and answered, one after the other, until it closes.
 //!
-//! Two threads may want a connection: its own, and the listener's, which closes it to make room, or answers in its
-//! place when the server stops. What is being done stands under a lock (`Phase`), and who changes it first has the
-//! connection; so it is closed only while it waits for its client, and no request is answered twice.
+//! Two threads may act on a connection: its own, and the listener's, which closes it to make room, and answers in its
+//! thread's place when a handler takes too long or the server stops. What is being done stands under a lock (`Phase`);
+//! the thread that changes it first has the connection. So a connection is closed to make room only while it waits for
+//! its client, and no request is answered twice.
 
 use std::mem::take;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};

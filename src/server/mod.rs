@@ -1,9 +1,9 @@
-//! A blocking HTTP/1.1 server: one thread for each open connection, up to a cap.
+//! A blocking HTTP/1.1 server: one thread for each open connection, up to a cap (`admission`).
 //!
-//! It reads requests (`head`, `body`), hands them to a function, writes what that returns (`connection`), and stops
-//! when told to. It knows nothing of what the requests are for; what it refuses it lets a second function word.
-//! Nothing that a client does, or that the operating system denies, ends it. No TLS, no HTTP/2, no bodies that
-//! are streamed, no connection handed on.
+//! It reads requests (`head`, `body`, `chunk`), hands them to a function, writes what that returns (`connection`,
+//! `response`), and stops when it is told to. It knows nothing of what the requests are for: a second function words the
+//! answers that no handler gives. Nothing that a client does, or that the operating system denies, ends it.
+//! It has no TLS, no HTTP/2, no streamed bodies and no upgrades.
 //!
 //! Source: RFC 9110 (semantics), RFC 9112 (HTTP/1.1).
 
@@ -34,7 +34,8 @@ const BACKLOG: u16 = 1024;
 const SPARE_DESCRIPTORS: usize = 128;
 /// Threads without which the server is of no use: some for clients, for hashes and for signals.
 const SPARE_THREADS: usize = 16;
-/// How long accepting waits: at most for those that give up their place, and where descriptors or memory are short.
+/// How long accepting waits where descriptors or memory are short; at most twice as long for connections that are to
+/// make room.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a handler may take. Then the request is answered in its place, and the connection closes.
 pub const HANDLER_TIME: Duration = Duration::from_secs(9);
