@@ -13,7 +13,7 @@ if [ -z "${JWT_SECRET+set}" ] && ! grep -qs '^JWT_SECRET=' .env; then
   (
     umask 077
     [ ! -e .env ] || sed '/^JWT_SECRET=/d' .env >.env.$$ # without what another first run put there meanwhile
-    printf '\n# Signs the access tokens.\nJWT_SECRET=%s\n' "$secret" >>.env.$$
+    printf '\n# The keys of access tokens, refresh tokens and e-mail digests are derived from it.\nJWT_SECRET=%s\n' "$secret" >>.env.$$
     mv .env.$$ .env
   )
 fi

@@ -62,7 +62,7 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
 }
 
 /// `POST /auth/login` → 200 tokens. An unknown e-mail, a wrong password, a deactivated account and a malformed e-mail have
-/// one answer, one cost and one count.
+/// one answer, one cost (unless the stored hash costs more) and one count.
 pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
     let mut body = Body::read(context.request)?;
     let typed = body.text("email", Ok::<_, &str>);

@@ -141,7 +141,7 @@ impl KeySet {
         }
     }
 
-    /// One fetch past the cache, described for the operator.
+    /// One fetch without the cache, described for the operator.
     pub(super) fn check(&self) -> Result<Vec<String>, String> {
         let listing = (self.fetch)(&self.url)?;
         let keys = listing.keys.iter().map(|(kid, key)| format!("key {:?} {}", key.algorithm, quoted(kid)));

@@ -110,7 +110,7 @@ impl External {
         )
     }
 
-    /// Fetches the key set once, past the cache, in at most five seconds. One line for each key and each entry that is no
+    /// Fetches the key set once, without the cache, in at most five seconds. One line for each key and each entry that is no
     /// key; no line if only a secret is configured.
     ///
     /// # Errors

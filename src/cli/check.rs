@@ -116,7 +116,7 @@ fn tls(database: &DatabaseConfig) -> String {
     format!("name and certificate of the server verified, {binding} channel binding")
 }
 
-/// What a session must have to be counted and planned for rightly.
+/// The settings that the throttle and the plans of statements need.
 fn settings<W: Write>(identity: &Identity, report: &mut Report<'_, W>) -> io::Result<()> {
     let seconds = identity.clock_ahead_seconds;
     let clock = format!("the database is {seconds:.1} s ahead of this machine");

@@ -1,4 +1,5 @@
-//! The rehearsal of `latchkey check`: the statements of every request and command, by the functions of the store that the
+//! The rehearsal of `latchkey check`: the statements of every request, and of the commands but
+//! `user list` and `user logout --all`, by the functions of the store that the
 //! server itself calls, on a user, a session and tasks with fresh ids, as the server's role and under its settings. Each
 //! is in a savepoint of its own, and all of it is rolled back. An answer is compared with what must come: under row level
 //! security a statement may just find no row.
@@ -31,11 +32,11 @@ pub fn run<W: Write>(operator: &OperatorStore, report: &mut Report<'_, W>) -> io
     let store = &Store::new(operator.connection(), &budget);
     let mut rehearsal = Rehearsal { operator, report, failed: Vec::new() };
     let begun = ["begin", "set constraints all immediate"].into_iter().try_for_each(|sql| rehearsal.control(sql));
-    let outcome = match begun.and_then(|()| Cast::new()) {
-        Ok(mut cast) => {
-            rehearsal.accounts(store, &mut cast)?;
-            rehearsal.tasks(store, &cast)?;
-            rehearsal.ends(store, &mut cast)?;
+    let outcome = match begun.and_then(|()| Actors::new()) {
+        Ok(mut actors) => {
+            rehearsal.accounts(store, &mut actors)?;
+            rehearsal.tasks(store, &actors)?;
+            rehearsal.ends(store, &mut actors)?;
             rehearsal.control("rollback").map(|()| "rolled back, no row is left behind".to_owned())
         }
         Err(why) => Err(why),
@@ -44,7 +45,7 @@ pub fn run<W: Write>(operator: &OperatorStore, report: &mut Report<'_, W>) -> io
 }
 
 /// What the steps act on and learn from each other.
-struct Cast {
+struct Actors {
     user: String,
     email: String,
     sessions: [(Uuid, Principal); 3],
@@ -53,14 +54,14 @@ struct Cast {
     external: Principal,
 }
 
-impl Cast {
-    fn new() -> Result<Cast, String> {
+impl Actors {
+    fn new() -> Result<Actors, String> {
         let user = Uuid::now_v7().to_string();
         let session = || {
             let id = Uuid::now_v7();
             principal(&user, id).map(|principal| (id, principal))
         };
-        Ok(Cast {
+        Ok(Actors {
             sessions: [session()?, session()?, session()?],
             email: format!("{user}@check.invalid"),
             external: external_principal(&format!("check-{user}"))?,
@@ -107,9 +108,9 @@ impl<W: Write> Rehearsal<'_, '_, W> {
         self.report.line(name, outcome)
     }
 
-    fn accounts(&mut self, store: &Store<'_>, cast: &mut Cast) -> io::Result<()> {
+    fn accounts(&mut self, store: &Store<'_>, actors: &mut Actors) -> io::Result<()> {
         let operator = self.operator;
-        let (user, email) = (&cast.user, &cast.email);
+        let (user, email) = (&actors.user, &actors.email);
         self.step("count a registration", "", || Ok(store.reserve_registration(Uuid::now_v7(), ADDRESS, 9)? == 0))?;
         self.step("register", "", || {
             store.create_user(&NewUser { id: user, email, password_hash: HASH }).map(|_| true)
@@ -124,16 +125,16 @@ impl<W: Write> Rehearsal<'_, '_, W> {
                 && operator.make_external_user(&format!("{user}-external"), false)?
                 && operator.act_on_user(&format!("{user}-external"), UserAction::Delete)?)
         })?;
-        let epoch = &mut cast.epoch;
-        let (id, digest) = (cast.attempt, user.as_bytes());
+        let epoch = &mut actors.epoch;
+        let (id, digest) = (actors.attempt, user.as_bytes());
         self.step("count a login", "register", || {
             let attempt = attempt(id, Some(email), digest);
             let Reservation::Counted(Some(account)) = store.reserve_login(&attempt)? else { return Ok(false) };
             *epoch = account.session_epoch;
             Ok(account.id == *user && account.password_hash == HASH && account.is_active)
         })?;
-        let [(session, principal), ..] = &cast.sessions;
-        self.step("login", "count a login", || login(store, cast, *session))?;
+        let [(session, principal), ..] = &actors.sessions;
+        self.step("login", "count a login", || login(store, actors, *session))?;
         self.step("refresh", "login", || {
             let rotated = store.rotate(RefreshClaim { session: *session, counter: 0 })?;
             Ok(matches!(rotated, Rotation::Rotated { counter: 1, .. }))
@@ -143,8 +144,8 @@ impl<W: Write> Rehearsal<'_, '_, W> {
         })
     }
 
-    fn tasks(&mut self, store: &Store<'_>, cast: &Cast) -> io::Result<()> {
-        let [(_, principal), ..] = &cast.sessions;
+    fn tasks(&mut self, store: &Store<'_>, actors: &Actors) -> io::Result<()> {
+        let [(_, principal), ..] = &actors.sessions;
         let task = || NewTask { id: Uuid::now_v7(), title: "check".into(), description: Some("é 字".into()) };
         let (new, created) = (task(), "create a task");
         let id = new.id;
@@ -161,21 +162,21 @@ impl<W: Write> Rehearsal<'_, '_, W> {
         self.step("toggle a task", created, || store.toggle_task(principal, id).map(|_| true))?;
         self.step("delete a task", created, || store.delete_task(principal, id).map(|()| true))?;
         self.step("create a task of Better Auth", "", || {
-            store.create_task(&cast.external, &task())?;
-            Ok(store.user(&cast.external)?.is_some())
+            store.create_task(&actors.external, &task())?;
+            Ok(store.user(&actors.external)?.is_some())
         })
     }
 
-    fn ends(&mut self, store: &Store<'_>, cast: &mut Cast) -> io::Result<()> {
-        let (operator, attempt, epoch) = (self.operator, cast.attempt, cast.epoch);
-        let [(_, first), (second_id, second), (third_id, third)] = &cast.sessions;
+    fn ends(&mut self, store: &Store<'_>, actors: &mut Actors) -> io::Result<()> {
+        let (operator, attempt, epoch) = (self.operator, actors.attempt, actors.epoch);
+        let [(_, first), (second_id, second), (third_id, third)] = &actors.sessions;
         self.step("change the password", "login", || store.change_password(first, epoch, HASH, attempt))?;
         self.step("logout-all", "change the password", || store.revoke_all_sessions(first))?;
-        cast.epoch += 2;
-        let epoch = cast.epoch;
-        self.step("logout", "logout-all", || Ok(login(store, cast, *second_id)? && store.revoke_session(second)?))?;
+        actors.epoch += 2;
+        let epoch = actors.epoch;
+        self.step("logout", "logout-all", || Ok(login(store, actors, *second_id)? && store.revoke_session(second)?))?;
         self.step("delete the account", "logout-all", || {
-            Ok(login(store, cast, *third_id)? && store.delete_user(third, epoch, attempt)?)
+            Ok(login(store, actors, *third_id)? && store.delete_user(third, epoch, attempt)?)
         })?;
         self.step("give an attempt back", "", || store.give_back(attempt).map(|()| true))?;
         self.step("purge", "", || {
@@ -188,13 +189,13 @@ fn attempt<'a>(id: Uuid, email: Option<&'a str>, email_digest: &'a [u8]) -> Logi
     LoginAttempt { id, email, email_digest, address: ADDRESS, pair_limit: 10, address_limit: 100 }
 }
 
-fn login(store: &Store<'_>, cast: &Cast, session: Uuid) -> Result<bool, ApiError> {
-    let (user, verified_epoch, attempt) = (&cast.user, cast.epoch, cast.attempt);
+fn login(store: &Store<'_>, actors: &Actors, session: Uuid) -> Result<bool, ApiError> {
+    let (user, verified_epoch, attempt) = (&actors.user, actors.epoch, actors.attempt);
     let new = NewSession { session, user, verified_epoch, rehashed: Some(HASH), attempt, address: ADDRESS };
     store.open_session(&new).map(|opened| opened.is_some())
 }
 
-/// By a token of a secret that nobody else has.
+/// From a token signed with a random secret.
 fn principal(user: &str, session: Uuid) -> Result<Principal, String> {
     let keys = keys()?;
     let token = keys.issue_access(user, session).map_err(|error| error.to_string())?;

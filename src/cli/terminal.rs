@@ -47,7 +47,7 @@ fn prompt(question: &str) -> Result<String, String> {
             process::exit(1);
         }
     });
-    // Echo goes first: what is typed once the question stands there is not shown.
+    // Echo is turned off before the question, so that nothing typed after it is shown.
     tcsetattr(&terminal, OptionalActions::Flush, &hidden).map_err(|error| error.to_string())?;
     let _ = write!(io::stderr(), "{question}");
     let line = read_line();

@@ -67,12 +67,12 @@ impl PasswordHasher {
 /// lower cost it checks one dummy of each cost from that one up to, and without, the configured one: since each step
 /// doubles the work, 2^s + (2^s + … + 2^(c-1)) = 2^c.
 fn verify_at_cost(cost: u32, stored: Option<&str>, check: impl Fn(&str) -> BcryptResult<bool>) -> BcryptResult<bool> {
+    // S5
     let Some(stored) = stored else {
         black_box(check(&dummy(cost))?);
         return Ok(false);
     };
     let matches = check(stored)?;
-    // S5
     for missing in cost_of(stored).unwrap_or(cost)..cost {
         black_box(check(&dummy(missing))?);
     }

@@ -36,7 +36,7 @@ pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 pub(super) enum NoConnection {
     /// Connecting failed: the whole chain of causes.
     Failed(String),
-    /// This one is not to be used any more: closed, silent, or from before the most recent failure.
+    /// This one is not to be used any more: closed, silent, or opened before the most recent failure.
     Stale,
     /// No request waits for one: a database that is down or asleep is left alone.
     NobodyWaits,

@@ -12,7 +12,7 @@ const RETRY_AFTER_SECONDS: u64 = 2;
 /// transactions, 26 statement name, 28 authentication, 3D and 3F names, 42 access and syntax, 53 to 58 operation.
 const CLASSES_WITHOUT_VALUES: [&str; 14] =
     ["08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58"];
-/// Classes that may well pass: connection, read only after a failover, rollback, resources, locks, shutdown and limits.
+/// Classes after which it is worth trying again: connection, read only after a failover, rollback, resources, locks, shutdown and limits.
 const PASSING_CLASSES: [&str; 6] = ["08", "25", "40", "53", "55", "57"];
 
 /// Why a statement gave no rows.

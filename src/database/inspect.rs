@@ -9,7 +9,7 @@ use super::described;
 /// A difference of the two clocks that disturbs nothing, in seconds.
 pub const CLOCK_TOLERANCE_SECONDS: f64 = 2.0;
 
-/// What a connection finds. The settings are those that its statements run under.
+/// Role, database and settings of a connection.
 pub struct Identity {
     /// The role.
     pub role: String,

@@ -96,7 +96,7 @@ struct Register {
     in_use: Vec<InUse>,
 }
 
-/// Returns to the pool before its permit admits the next.
+/// The order of the fields matters: the place returns to the pool, then the permit is freed.
 struct InUse {
     number: u64,
     place: PooledConnection<Manager>,
@@ -131,7 +131,7 @@ impl DatabasePool {
         DatabasePool { pool, health, queue: Queue::new(database.pool_size), register: Arc::default() }
     }
 
-    /// The rows of the statement, in one round trip. Asks nothing for a request that was answered in its place, or whose
+    /// The rows of the statement, in one round trip. Asks nothing for a request that was already answered 503, or whose
     /// time is over. One that is repeatable is run again, at most twice, where its connection is found dead or the
     /// server had to roll it back. Waits without limit for a server that falls silent during the statement.
     ///

@@ -42,11 +42,11 @@ impl Queue {
         Arc::new(Queue { state: Mutex::default(), size: size as usize, user_hasher: RandomState::new() })
     }
 
-    /// A permit, or `None` if there was none until then. While it waits it calls `sweep` now and then.
+    /// A permit, or `None` if none came in time. While it waits it calls `sweep` now and then.
     pub fn enter(self: &Arc<Self>, user: Option<&str>, until: Instant, sweep: impl Fn()) -> Option<Permit> {
         let user = user.map(|id| self.user_hasher.hash_one(id));
         let mut state = self.lock();
-        // Whoever waits although a permit is free has a user at the limit.
+        // If a permit is free, those who wait are requests of users at their limit.
         if self.admits(&state, user) {
             state.held.push(user);
             drop(state);

@@ -53,7 +53,7 @@ impl SingleConnection {
 }
 
 impl Executor for SingleConnection {
-    /// Never prepares. The guard of a statement that requests prepare is bound as there.
+    /// Never prepares. The guard's parameter `$1` of a statement that requests prepare is null.
     fn run(&self, statement: &Statement<'_>, _: &TimeBudget<'_>) -> Result<Vec<Row>, DatabaseError> {
         let (done, waiting) = mpsc::channel::<()>();
         let on_silence = self.on_silence;

@@ -1,4 +1,4 @@
-//! rouille in and out: requests as handlers read them, replies as clients get them, CORS.
+//! Between rouille and the handlers: requests as handlers read them, replies as clients get them, CORS.
 
 mod address;
 pub mod cors;

@@ -153,8 +153,8 @@ fn check_codings(lines: &[&str]) -> Result<(), HttpError> {
     }
 }
 
-/// The host of a `uri-host [ ":" port ]`; `None` where it is malformed. The host may be empty, and is no IPvFuture, of
-/// which there is none.
+/// The host of a `uri-host [ ":" port ]`; `None` where it is malformed. The host may be empty. IPvFuture is
+/// refused: no address uses it.
 ///
 /// Source: RFC 9110 §7.2, RFC 3986 §3.2.2.
 fn uri_host(authority: &str) -> Option<&str> {

@@ -10,7 +10,7 @@ use crate::error::ApiError;
 pub struct LoginAttempt<'a> {
     /// Made by the server, so that counting it can be repeated, and undone.
     pub id: Uuid,
-    /// The account; `None` for a malformed e-mail.
+    /// The e-mail as it is stored; `None` for a malformed one.
     pub email: Option<&'a str>,
     /// Keyed digest of what was typed.
     pub email_digest: &'a [u8],
@@ -28,7 +28,7 @@ pub struct Account {
     pub id: String,
     /// bcrypt.
     pub password_hash: String,
-    /// Raised by every change of the password: what follows the hash check acts only while it is the same.
+    /// Raised by whatever ends all sessions: what follows the hash check acts only while it is the same.
     pub session_epoch: i32,
     /// Whether the user may log in.
     pub is_active: bool,

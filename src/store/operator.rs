@@ -1,5 +1,5 @@
-//! Statements of the operator's commands: the only ones beside registration, login and refresh that start from no
-//! principal. No handler is given them.
+//! Statements of the operator's commands: the only ones beside registration, login, refresh and giving an
+//! attempt back that start from no principal. No handler is given them.
 
 use jiff::Timestamp;
 use postgres::Row;
@@ -113,7 +113,7 @@ impl OperatorStore {
         rows.iter().map(summary).collect()
     }
 
-    /// Does this to the user; false if there is none of this id.
+    /// Applies the action to the user; false if there is none of this id.
     ///
     /// # Errors
     /// Database failures.
@@ -130,7 +130,7 @@ impl OperatorStore {
         Ok(!self.once(sql, &[(&id, Type::TEXT)])?.is_empty())
     }
 
-    /// Ends all sessions of all users: of how many.
+    /// Ends all sessions of all users; returns how many users.
     ///
     /// # Errors
     /// Database failures.

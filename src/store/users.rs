@@ -77,8 +77,8 @@ impl Store<'_> {
     }
 
     /// Stores the new hash, ends every other session and gives the attempt back; false if meanwhile the session ended
-    /// or the password is no longer the verified one. Both raise the epoch, which must be the same in the session, in the
-    /// user, and when the password was verified.
+    /// or the password is no longer the verified one. An ended session gives no row in `local_caller`; a new password raises
+    /// the epoch, which must be the same in the session, in the user, and when the password was verified.
     ///
     /// # Errors
     /// Database failures.
@@ -96,7 +96,7 @@ impl Store<'_> {
                  from local_caller($1, $2) as c
                  where users.id = c.id and users.session_epoch = $3 and c.session_epoch = $3 and users.is_active
                  returning users.id, users.session_epoch
-             ), carried as (
+             ), kept_session as (
                  update sessions set session_epoch = changed.session_epoch
                  from changed
                  where sessions.id = $2 and sessions.user_id = changed.id

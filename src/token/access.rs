@@ -117,7 +117,7 @@ impl Keys {
     }
 }
 
-/// S11, S14: what the library checks: one algorithm, and claims that it would not require by default.
+/// S11, S14: what the library checks: one algorithm, and the claims that it must require.
 pub(super) fn rules(policy: &TokenPolicy) -> Validation {
     let mut rules = Validation::new(Algorithm::HS256);
     rules.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);

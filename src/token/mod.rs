@@ -1,4 +1,4 @@
-//! Tokens: the keys, the access and refresh tokens made with them, and [`verify`], the only maker of a [`Principal`].
+//! Tokens: the keys, the access and refresh tokens made with them, and [`verify`], which returns whom one speaks for.
 //!
 //! Source: RFC 7519 (JWT), RFC 8725 (JWT best current practices), RFC 5869 (HKDF).
 

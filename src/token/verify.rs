@@ -41,7 +41,7 @@ impl Principal {
 /// | one of ours | | access tokens of latchkey |
 /// | any other | `BETTER_AUTH_URL` | the published key with this id, or refused |
 /// | none | `BETTER_AUTH_SECRET` | the shared secret, HS256 |
-/// | any other, or none | neither | refused |
+/// | anything else | | refused |
 ///
 /// May fetch the key set of Better Auth, which takes at most five seconds; asks no database.
 ///

@@ -32,7 +32,7 @@ if [ "$1" = compare ]; then
   printf 'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 70368744177664\r\n\r\n' >&3
   timeout 3 cat <&3 >/dev/null || true
   if kill -0 "$COPROC_PID" 2>/dev/null; then fate='lives on'; kill "$COPROC_PID"; else fate='is dead'; fi
-  printf "rouille's own server, after one request of 70 bytes: it %s\n\n" "$fate"
+  printf "rouille's own server, after one request of 59 bytes: it %s\n\n" "$fate"
 fi
 export LATCHKEY=$target/release/latchkey
 exec "$target/bench/release/$1"

@@ -122,7 +122,7 @@ fn a_body_of_64_kib_is_accepted() {
 }
 
 #[test]
-fn a_body_of_one_byte_over_64_kib_is_413() {
+fn s38_a_body_of_one_byte_over_64_kib_is_413() {
     let server = Server::start();
     let mut body = credentials().to_string().into_bytes();
     body.resize(64 * 1024 + 1, b' ');
