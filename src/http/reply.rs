@@ -22,18 +22,19 @@ pub fn json(status: u16, value: &impl serde::Serialize) -> Result<Response, ApiE
 
 /// A JSON array of the first items, as many as fit into `max_bytes` but at least one, and how many these are.
 pub fn json_page(items: &[impl serde::Serialize], max_bytes: usize) -> Result<(Response, usize), ApiError> {
-    let mut body = vec![b'['];
+    let (mut body, mut text) = (vec![b'['], Vec::new());
     let mut count = 0;
     for item in items {
-        let end = body.len();
+        text.clear();
+        serde_json::to_writer(&mut text, item).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
+        // With a comma before and the bracket behind.
+        if count > 0 && body.len() + text.len() + 2 > max_bytes {
+            break;
+        }
         if count > 0 {
             body.push(b',');
         }
-        serde_json::to_writer(&mut body, item).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
-        if count > 0 && body.len() >= max_bytes {
-            body.truncate(end);
-            break;
-        }
+        body.extend_from_slice(&text);
         count += 1;
     }
     body.push(b']');

@@ -1,5 +1,5 @@
 /**
- * The experiments: real requests that show what a bearer token is worth, and when it is worth nothing. Their names and
+ * The experiments: real requests that show when a bearer token is accepted, and when it is refused. Their names and
  * what they mean stand in the page. Each carries its name into the timeline, and the bytes that it altered are marked.
  */
 

@@ -243,9 +243,9 @@ async function sign({ elements: { email, password, deed } }) {
 
 const logout = async () => farewell(await session.client.logout(), "Logged out.");
 
-/** Where the server could not be told, the session lives on there: the user must know. */
+/** Where the server could not be told, the session goes on there: the user must know. */
 const farewell = ({ error }, words) =>
-  error ? leave(`Logged out on this page. ${error.detail} The session may still live on the server.`, "dropped") : leave(words);
+  error ? leave(`Logged out on this page. ${error.detail} The session may go on at the server.`, "dropped") : leave(words);
 
 async function changePassword(form) {
   const { current, new: next } = form.elements;

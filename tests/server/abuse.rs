@@ -232,6 +232,39 @@ fn six_hundred_clients_that_never_read_long_answers_hold_up_nobody() {
 }
 
 #[test]
+fn three_hundred_clients_that_never_read_the_largest_answers() {
+    let _turn = alone();
+    let server = Server::start();
+    let user = server.user("ada");
+    let mut sql = server.sql();
+    // Control characters: each byte of a text is six in JSON.
+    let fill = "insert into tasks (id, user_id, title, description)
+                select gen_random_uuid(), id, repeat(E'\\x01', 255), repeat(E'\\x01', 2000)
+                from users cross join generate_series(1, 200)";
+    sql.batch_execute(fill).unwrap();
+    let head = format!("Host: a\r\nAuthorization: Bearer {}\r\n", user.token);
+    let members: String = (0..3000).map(|n| format!(",\"{n}\\u0001\\u0001\":1")).collect();
+    let body = format!("{{\"title\":1{members}}}");
+    let refused = format!(
+        "POST /api/me/tasks HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let list = format!("GET /api/me/tasks?limit=100 HTTP/1.1\r\n{head}\r\n");
+    for request in [refused, list.repeat(20)] {
+        let streams = crowd(300, server.address);
+        for _ in 0..5 {
+            for stream in &streams {
+                // As much as the socket takes.
+                let _ = (&mut &*stream).write(request.as_bytes());
+            }
+            is_answered(&server);
+        }
+        // Of a debug build, whose threads are slow enough to be parsing all at once.
+        stays_below(&server, 96 * 1024);
+    }
+}
+
+#[test]
 fn bodies_that_never_end_take_no_more_than_their_share() {
     let _turn = alone();
     let server = Server::start();

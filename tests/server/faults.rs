@@ -89,7 +89,7 @@ fn backends_that_are_terminated_all_the_time_cost_no_repeatable_request() {
         }
     });
     println!("terminated backends: {} of {sent} requests failed", failed.len());
-    assert!(failed.is_empty(), "{} of {sent}: {}", failed.len(), failed[0]);
+    assert!(failed.is_empty(), "{} of {sent}: {}\n{}", failed.len(), failed[0], server.log());
 }
 
 #[test]
@@ -214,6 +214,7 @@ fn a_server_connection_that_is_reset_fails_no_request() {
     other.batch_execute("discard all").unwrap();
     me("DELETE", &format!("/api/me/tasks/{id}")).send().must(404);
     me("GET", "/api/me/tasks").send().must(200);
+    server.wait_for_log(&["mixes up prepared statements"]);
     assert_eq!(server.log().matches("mixes up prepared statements").count(), 1, "{}", server.log());
 }
 
@@ -252,6 +253,7 @@ fn two_processes_whose_names_a_pooler_mixes_up_run_no_statement_of_each_other() 
         assert_eq!(left, expected);
         assert!(list.as_array().unwrap().iter().all(|task| task["completed"] == json!(false)));
         for server in &servers {
+            server.wait_for_log(&["mixes up prepared statements"]);
             assert_eq!(server.log().matches("mixes up prepared statements").count(), 1, "{}", server.log());
         }
     }

@@ -231,6 +231,10 @@ fn s50_no_level_of_the_log_holds_a_secret_or_a_typed_email() {
     for text in hidden {
         assert!(!log.contains(text), "the log holds {text}:\n{log}");
     }
+    // What the driver works on holds the parameters of statements.
+    let is_below_a_warning =
+        |line: &&str| [" level=info ", " level=debug ", " level=trace "].iter().any(|l| line.contains(l));
+    assert_eq!(log.lines().filter(is_below_a_warning).find(|line| line.contains(" event=library ")), None);
 }
 
 #[test]

@@ -232,7 +232,7 @@ describe("the experiments", () => {
   for (const [name, statuses, lesson] of [
     ["Replay of a spent token", [200, 200, 200, 200, 401, 401, 401], /two parties hold it/],
     ["Stolen refresh token", [200, 200, 200, 401, 401], /thief is out/],
-    ["Token after logout", [204, 401], /whether the session still lives/],
+    ["Token after logout", [204, 401], /whether the session is still valid/],
   ]) {
     test(`${name}: the session ends, and the way back is said`, async () => {
       await register();
