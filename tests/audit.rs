@@ -33,7 +33,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("cli", 900),
     ("app", 200),
     ("api", 830),
-    ("http", 335),
+    ("http", 345),
     ("store", 730),
     ("token", 240),
     ("database", 940),
@@ -45,7 +45,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("logging", 165),
     ("server", 780),
 ];
-const MINIMAL_PATH_MAX_LINES: usize = 2110;
+const MINIMAL_PATH_MAX_LINES: usize = 2120;
 const ALL_MAX_LINES: usize = 6980;
 const MINIMAL_PATH: &[&str] = &[
     "error.rs",

@@ -100,7 +100,10 @@ impl Body {
     /// # Errors
     /// 415, 400, and 422 where the JSON value is no object.
     pub fn read(request: &Request) -> Result<Body, ApiError> {
-        Body::parse(request, read_bytes(request)?)
+        match read_bytes(request)? {
+            nothing if nothing.is_empty() => Err(Problem::InvalidJson.into()),
+            bytes => Body::parse(request, bytes),
+        }
     }
 
     /// The body of a request that may come without one.
@@ -116,9 +119,14 @@ impl Body {
     }
 
     fn parse(request: &Request, bytes: Vec<u8>) -> Result<Body, ApiError> {
-        let media_type = request.header("Content-Type").and_then(|value| value.split(';').next()).unwrap_or_default();
-        let is_encoded = request.header("Content-Encoding").is_some_and(|c| !c.eq_ignore_ascii_case("identity"));
-        if !media_type.trim().eq_ignore_ascii_case("application/json") || is_encoded {
+        let values =
+            |name| request.headers().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let is_json = |value: &str| {
+            value.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+        };
+        // Of two fields one reader takes the first and another the last: each must say the same.
+        let is_plain_json = values("Content-Type").all(is_json) && values("Content-Type").next().is_some();
+        if !is_plain_json || !values("Content-Encoding").all(|coding| coding.eq_ignore_ascii_case("identity")) {
             return Err(Problem::UnsupportedMediaType.into());
         }
         match without_duplicates(&bytes) {

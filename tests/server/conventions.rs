@@ -114,6 +114,23 @@ fn any_other_content_type_is_415() {
 }
 
 #[test]
+fn a_second_content_type_or_coding_is_judged_too() {
+    let server = Server::start();
+    let register = server.request("POST", "/auth/register").json(&credentials());
+    register.clone().header("Content-Type", "text/plain").send().must(415);
+    register.clone().header("Content-Encoding", "gzip").send().must(415);
+    register.clone().header("Content-Encoding", "identity").header("Content-Encoding", "gzip").send().must(415);
+    register.send().must(201);
+}
+
+#[test]
+fn nothing_where_a_body_is_needed_is_400() {
+    let server = Server::start();
+    server.request("POST", "/auth/refresh").send().must(400);
+    server.request("POST", "/auth/refresh").header("Content-Type", "application/json").send().must(400);
+}
+
+#[test]
 fn a_body_of_64_kib_is_accepted() {
     let server = Server::start();
     let mut body = credentials().to_string().into_bytes();
