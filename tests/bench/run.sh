@@ -23,16 +23,5 @@ cargo build --quiet --release --locked --manifest-path tests/bench/Cargo.toml --
 processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 printf '%s, %s cores (%s), Linux %s, %s, without fsync; load, server and database share the cores.\n\n' \
   "$(date +%F)" "$(nproc)" "$processor" "$(uname -r)" "$("$LATCHKEY_TEST_POSTGRES_BIN/postgres" --version)"
-# What one request does to rouille's own server (src/manual/decisions.md), which latchkey never starts.
-if [ "$1" = compare ]; then
-  coproc LISTEN=127.0.0.1:0 "$target/bench/release/rouille" 2>/dev/null
-  read -r _ _ address <&"${COPROC[0]}"
-  address=${address#http://}
-  exec 3<>"/dev/tcp/${address%:*}/${address#*:}"
-  printf 'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 70368744177664\r\n\r\n' >&3
-  timeout 3 cat <&3 >/dev/null || true
-  if kill -0 "$COPROC_PID" 2>/dev/null; then fate='lives on'; kill "$COPROC_PID"; else fate='is dead'; fi
-  printf "rouille's own server, after one request of 59 bytes: it %s\n\n" "$fate"
-fi
 export LATCHKEY=$target/release/latchkey
 exec "$target/bench/release/$1"
