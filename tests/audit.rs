@@ -34,7 +34,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("app", 200),
     ("api", 830),
     ("http", 345),
-    ("store", 730),
+    ("store", 735),
     ("token", 240),
     ("database", 940),
     ("better_auth", 450),
@@ -45,7 +45,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("logging", 165),
     ("server", 780),
 ];
-const MINIMAL_PATH_MAX_LINES: usize = 2120;
+const MINIMAL_PATH_MAX_LINES: usize = 2125;
 const ALL_MAX_LINES: usize = 6980;
 const MINIMAL_PATH: &[&str] = &[
     "error.rs",
@@ -314,7 +314,7 @@ fn s29_every_statement_on_tasks_starts_from_the_caller_rule_and_is_bound_to_the_
         .filter(|call| call.starts_with("repeatable") || call.starts_with("once"))
         .filter_map(|call| call.split('"').nth(1))
         .collect();
-    assert_eq!(statements.len(), 7, "list (2), create, read, update, toggle, delete");
+    assert_eq!(statements.len(), 8, "list (2), create (2), read, update, toggle, delete");
     for sql in statements {
         assert!(sql.contains(" caller($1, $2, $3)"), "who calls?\n{sql}");
         let is_bound = ["user_id = c.id", "user_id = $2", "select $4, c.id, $5, $6 from c"];
