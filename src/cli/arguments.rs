@@ -55,6 +55,9 @@ fn invocation<'a>(commands: &'static [Command], arguments: &[&'a str]) -> Result
         ["--version" | "-V"] => {
             return Ok(Invocation::Print(concat!("latchkey ", env!("CARGO_PKG_VERSION"), "\n").into()));
         }
+        ["--help" | "-h" | "help" | "--version" | "-V", extra, ..] => {
+            return Err(usage(&format!("unknown argument {extra:?}: latchkey --help")));
+        }
         _ => {}
     }
     let words: Vec<&str> = arguments.iter().copied().take_while(|word| !["--help", "-h"].contains(word)).collect();

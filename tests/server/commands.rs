@@ -102,6 +102,9 @@ fn what_is_not_understood_is_named() {
         (&["--env-file"], "--env-file wants a FILE"),
         (&["serve", "--env-file", "x"], "latchkey [--env-file FILE] serve"),
         (&["nonsense", "--help"], "unknown command \"nonsense\""),
+        (&["--version", "extra"], "unknown argument \"extra\""),
+        (&["--help", "serve"], "unknown argument \"serve\""),
+        (&["help", "serve"], "unknown argument \"serve\""),
     ] {
         fails(&run(arguments, &Environment::new()), 2, named);
     }
