@@ -86,8 +86,9 @@ impl Environment {
         let Some(value) = self.read(variable)? else {
             return Ok(default);
         };
+        let is_plain = value.bytes().all(|b| b.is_ascii_digit());
         match value.parse() {
-            Ok(number) if range.contains(&number) => Ok(number),
+            Ok(number) if is_plain && range.contains(&number) => Ok(number),
             _ => {
                 let rule = format!("must be a whole number from {} to {}", range.start(), range.end());
                 Err(config_error(variable, rule))
