@@ -210,7 +210,11 @@ fn migrate_only(environment: &Environment) -> Result<(), CommandError> {
     if let Some(server) = &mut server {
         let (role, owner_role) = (role(server)?, role(&mut owner)?);
         if role != owner_role {
-            server_role::grant(&mut owner, &role).map_err(refused)?;
+            let lacking = server_role::grant(&mut owner, &role).map_err(refused)?;
+            if !lacking.is_empty() {
+                let grants = lacking.join("; ");
+                return Err(failed(format!("role {role} lacks rights that role {owner_role} may not grant: {grants}")));
+            }
             print(&format!("role {role}: rights granted\n"))?;
         }
     }

@@ -1,36 +1,50 @@
 //! The role that the server connects as: the rights that its statements need, and its settings in this one database.
 
-use postgres::Client;
 use postgres::types::Type;
+use postgres::{Client, Row, Transaction};
 
 use super::migrate::{created, locked};
 
-/// Grants this role exactly what the server needs, also where some of it was revoked. The connection is the owner's.
+/// Grants this role exactly what the server needs, also where some of it was revoked. The connection is the owner's. Gives
+/// the statements whose right the role lacks all the same: PostgreSQL only warns where the owner may not grant.
 ///
 /// # Errors
 /// The database's refusal; nothing is granted then.
-pub fn grant(owner: &mut Client, role: &str) -> Result<(), postgres::Error> {
+pub fn grant(owner: &mut Client, role: &str) -> Result<Vec<String>, postgres::Error> {
     let mut transaction = locked(owner)?;
-    // S36: the rights that the statements use, and no other.
-    // `for update skip locked` asks for the right to update, which is why attempts needs it too.
-    let rows = transaction.query_typed(
-        "with ours as (select relnamespace from pg_class where oid = 'migrations'::regclass)
-         select format('grant usage on schema %s to %I', relnamespace::regnamespace, $1) as statement from ours
-         union all
-         select format(
-             'grant %s on %s to %I',
-             case name when 'migrations' then 'select' else 'select, insert, update, delete' end, to_regclass(name), $1
-         )
-         from unnest($2 || array['migrations']) as name
-         union all
-         select format('grant execute on function %s to %I', p.oid::regprocedure, $1)
-         from ours join pg_proc as p on p.pronamespace = ours.relnamespace and p.proname = any ($3)",
-        &[(&role, Type::TEXT), (&created("table"), Type::TEXT_ARRAY), (&created("function"), Type::TEXT_ARRAY)],
-    )?;
-    for row in rows {
+    for row in grants(&mut transaction, role)? {
         transaction.batch_execute(row.get("statement"))?;
     }
-    transaction.commit()
+    let lacking = grants(&mut transaction, role)?.into_iter().filter(|row| !row.get::<_, bool>("has_right"));
+    let lacking = lacking.map(|row| row.get("statement")).collect();
+    transaction.commit()?;
+    Ok(lacking)
+}
+
+/// A statement for each right, and whether the role has it, from whomever.
+fn grants(transaction: &mut Transaction<'_>, role: &str) -> Result<Vec<Row>, postgres::Error> {
+    // S36: the rights that the statements use, and no other.
+    // `for update skip locked` asks for the right to update, which is why attempts needs it too.
+    transaction.query_typed(
+        "with ours as (select relnamespace from pg_class where oid = 'migrations'::regclass),
+         rights (relation, privilege) as (
+             select to_regclass(name), privilege
+             from unnest($2) as name, unnest(array['select', 'insert', 'update', 'delete']) as privilege
+             union all
+             select to_regclass('migrations'), 'select'
+         )
+         select format('grant usage on schema %s to %I', relnamespace::regnamespace, $1) as statement,
+             has_schema_privilege($1, relnamespace, 'usage') as has_right
+         from ours
+         union all
+         select format('grant %s on %s to %I', privilege, relation, $1), has_table_privilege($1, relation, privilege)
+         from rights
+         union all
+         select format('grant execute on function %s to %I', p.oid::regprocedure, $1),
+             has_function_privilege($1, p.oid, 'execute')
+         from ours join pg_proc as p on p.pronamespace = ours.relnamespace and p.proname = any ($3)",
+        &[(&role, Type::TEXT), (&created("table"), Type::TEXT_ARRAY), (&created("function"), Type::TEXT_ARRAY)],
+    )
 }
 
 /// Sets what the connected role lacks in this database, for its next connections; each as `name = value`. A time limit

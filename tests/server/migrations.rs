@@ -319,3 +319,29 @@ fn a_second_migrate_repairs_what_was_revoked() {
         assert_eq!(checked.code, Some(0), "{revoked}: {checked:?}");
     }
 }
+
+#[test]
+fn rights_that_the_owner_may_not_grant_are_not_said_to_be_granted() {
+    let roles = Roles::create();
+    assert_eq!(run(&["migrate"], &roles.environment()).code, Some(0));
+    // PostgreSQL only warns where a role grants what it has, but may not hand on.
+    let reader = Role::create(&roles.database);
+    let (reader_name, server) = (&reader.name, &roles.server.name);
+    for change in [
+        format!("revoke insert, delete on tasks from {server}"),
+        format!("revoke usage on schema public from {server}"),
+        format!("grant select on all tables in schema public to {reader_name}"),
+    ] {
+        roles.database.sql().batch_execute(&change).unwrap();
+    }
+    let mut environment = roles.environment();
+    environment.insert("MIGRATE_DATABASE_URL".into(), roles.database.url_as(reader_name));
+    let finished = run(&["migrate"], &environment);
+    assert!(finished.code == Some(1) && !finished.stdout.contains("granted"), "{finished:?}");
+    // The schema can be used by everybody.
+    let grants = format!("grant insert on tasks to {server}; grant delete on tasks to {server}\n");
+    assert!(finished.stderr.ends_with(&grants), "{finished:?}");
+    assert_eq!(run(&["migrate"], &roles.environment()).code, Some(0));
+    let checked = run(&["check"], &roles.environment());
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+}
