@@ -9,11 +9,11 @@ use std::net::IpAddr;
 
 use percent_encoding::percent_decode_str;
 use rouille::Request;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::database::TimeBudget;
 use crate::error::{ApiError, FieldError, Problem};
-use crate::json::without_duplicates;
+use crate::json::{PlainMembers, plain_members};
 use crate::server::{Connection, network};
 
 /// The most errors that an answer names. A body can hold thousands, and a client may never read the answer.
@@ -90,7 +90,7 @@ pub fn bearer(request: &Request) -> Result<&str, ApiError> {
 
 /// The members of a JSON object. Each read removes one; those left at the end are unknown to the operation.
 pub struct Body {
-    members: Map<String, Value>,
+    members: PlainMembers,
     errors: Vec<FieldError>,
 }
 
@@ -129,9 +129,9 @@ impl Body {
         if !is_plain_json || !values("Content-Encoding").all(|coding| coding.eq_ignore_ascii_case("identity")) {
             return Err(Problem::UnsupportedMediaType.into());
         }
-        match without_duplicates(&bytes) {
-            Some(Value::Object(members)) => Ok(Body { members, errors: Vec::new() }),
-            Some(_) => Err(ApiError::field("", "must be a JSON object")),
+        match plain_members(&bytes) {
+            Some(Some(members)) => Ok(Body { members, errors: Vec::new() }),
+            Some(None) => Err(ApiError::field("", "must be a JSON object")),
             None => Err(Problem::InvalidJson.into()),
         }
     }
@@ -148,7 +148,7 @@ impl Body {
         parse: impl FnOnce(String) -> Result<T, E>,
     ) -> Option<T> {
         let parsed = match self.members.remove(name) {
-            Some(Value::String(text)) => parse(text).map_err(Into::into),
+            Some(Some(Value::String(text))) => parse(text).map_err(Into::into),
             Some(_) => Err("must be a string".into()),
             None => Err("must be given".into()),
         };
@@ -158,7 +158,7 @@ impl Body {
     /// The flag that must be there.
     pub fn flag(&mut self, name: &str) -> Option<bool> {
         let parsed = match self.members.remove(name) {
-            Some(Value::Bool(flag)) => Ok(flag),
+            Some(Some(Value::Bool(flag))) => Ok(flag),
             Some(_) => Err("must be true or false".into()),
             None => Err("must be given".into()),
         };
@@ -171,7 +171,7 @@ impl Body {
         name: &str,
         parse: impl FnOnce(String) -> Result<T, &'static str>,
     ) -> Option<Option<T>> {
-        if let Some(Value::Null) = self.members.get(name) {
+        if let Some(Some(Value::Null)) = self.members.get(name) {
             self.members.remove(name);
             return Some(None);
         }

@@ -189,6 +189,9 @@ fn json_may_have_white_space_around_it_and_escapes_in_it() {
 fn malformed_json_is_400() {
     let server = Server::start();
     let user = server.user("ada");
+    let twice_far_in =
+        [b"{\"title\":\"a\",\"x\":", &*b"[".repeat(1000), b"{\"y\":1,\"y\":2}", &*b"]".repeat(1000), b"}"].concat();
+    let deep_and_cut_off = [b"{\"title\":", &*b"[".repeat(60_000)].concat();
     let cases: &[(&str, &[u8])] = &[
         ("nothing", b""),
         ("white space", b"  \n"),
@@ -214,6 +217,11 @@ fn malformed_json_is_400() {
         ("a member twice, once escaped", br#"{"title":"a","\u0074itle":"b"}"#),
         ("an unknown member twice", br#"{"title":"a","x":1,"x":2}"#),
         ("a member twice further in", br#"{"title":"a","x":{"y":1,"y":2}}"#),
+        ("a member twice 1,000 levels further in", &twice_far_in),
+        ("a lone surrogate", br#"{"title":"\ud800"}"#),
+        ("a lone surrogate in an unknown member", br#"{"title":"a","x":["\udc00"]}"#),
+        ("a byte order mark", b"\xef\xbb\xbf{\"title\":\"a\"}"),
+        ("deep, then cut off", &deep_and_cut_off),
         ("a member twice in a list", br#"{"title":"a","x":[{"y":1,"y":2}]}"#),
         ("a wrong type, then cut off", br#"{"title":1,"description":"#),
         ("an unknown member, then cut off", br#"{"x":1,"title":"a""#),
@@ -228,25 +236,30 @@ fn malformed_json_is_400() {
 }
 
 #[test]
-fn an_odd_but_whole_json_text_is_never_a_500() {
+fn valid_json_however_deep_or_large_is_422_and_its_members_are_named() {
     let server = Server::start();
     let user = server.user("ada");
     let many_members: String = (0..5_000).map(|n| format!("\"m{n}\":1,")).collect();
-    let deep = |depth: usize| format!("{{\"title\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
-    for (name, body) in [
-        ("deep", deep(100)),
-        ("deeper", deep(1_000)),
-        ("deepest", deep(30_000)),
-        ("a lone surrogate", r#"{"title":"\ud800"}"#.to_owned()),
-        ("a number out of range", r#"{"title":1e999}"#.to_owned()),
-        ("a long number", format!("{{\"title\":{}}}", "9".repeat(60_000))),
-        ("many members", format!("{{{}\"title\":1}}", many_members)),
-        ("a long name", format!("{{\"{}\":1}}", "n".repeat(60_000))),
-        ("a name with odd characters", r#"{"\u0000\r\n\u2028\"":1}"#.to_owned()),
-        ("a byte order mark", "\u{feff}{\"title\":1}".to_owned()),
+    let lists = |depth: usize| format!("{{\"title\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    let objects = |depth: usize| format!("{{\"title\":{}0{}}}", "{\"\":".repeat(depth), "}".repeat(depth));
+    for (name, body, field) in [
+        ("127 lists", lists(127), "title"),
+        ("128 lists", lists(128), "title"),
+        ("30,000 lists", lists(30_000), "title"),
+        ("10,000 objects", objects(10_000), "title"),
+        ("no object, but deep", "[".repeat(30_000) + &"]".repeat(30_000), ""),
+        ("no object, but large", "-1e999".to_owned(), ""),
+        ("a number out of range", r#"{"title":1e999}"#.to_owned(), "title"),
+        ("one that is not known", r#"{"title":"a","x":[-1e999]}"#.to_owned(), "x"),
+        ("one where null may be", r#"{"title":"a","description":1e999}"#.to_owned(), "description"),
+        ("a long number", format!("{{\"title\":{}}}", "9".repeat(60_000)), "title"),
+        ("many members", format!("{{{many_members}\"title\":1}}"), "title"),
+        ("a long name", format!("{{\"title\":1,\"{}\":1}}", "n".repeat(60_000)), "title"),
+        ("a name with odd characters", r#"{"title":1,"\u0000\r\n\u2028\"":1}"#.to_owned(), "title"),
     ] {
         let answer = create(&server, &user).json_bytes(body).send();
-        assert!([400, 422].contains(&answer.status), "{name}: {answer}");
+        assert_eq!(answer.status, 422, "{name}: {answer}");
+        assert_eq!(answer.fields().first().map(String::as_str), Some(field), "{name}: {answer}");
     }
 }
 
