@@ -44,34 +44,35 @@ impl Head {
         let bytes = input.get(..MAX_HEAD_BYTES).unwrap_or(input);
         let mut words = bytes.trim_ascii_start().split(u8::is_ascii_whitespace).skip(1);
         let (target, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        // RFC 9112 §3: 414, as soon as it is clear.
-        if target.len() > MAX_TARGET_BYTES {
-            return Err(HttpError::TargetTooLong);
-        }
         let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut slots);
         // Refuses the space before a colon (RFC 9112 §5.1), line folding (§5.2), bare CR (§2.2), NUL (RFC 9110 §5.5).
-        let length = match request.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) => length,
+        let outcome = match request.parse(bytes) {
+            // RFC 9112 §3: 414, as soon as it is clear.
+            _ if target.len() > MAX_TARGET_BYTES => Err(HttpError::TargetTooLong),
+            Ok(httparse::Status::Complete(length)) => Ok(length),
             Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_BYTES => return Ok(false),
-            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-                return Err(HttpError::HeadTooLarge);
-            }
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => Err(HttpError::HeadTooLarge),
             Err(httparse::Error::Version) if version.starts_with(b"HTTP/") => {
-                return Err(HttpError::VersionNotSupported);
+                // The library has not come to the fields.
+                let fields = bytes.trim_ascii_start().splitn(2, |&b| b == b'\n').nth(1).unwrap_or_default();
+                let _ = httparse::parse_headers(fields, request.headers);
+                Err(HttpError::VersionNotSupported)
             }
-            Err(_) => return Err(HttpError::BadRequest("a character stands where it may not")),
+            Err(_) => Err(HttpError::BadRequest("a character stands where it may not")),
         };
+        self.method = request.method.unwrap_or_default().to_owned();
+        self.target = request.path.unwrap_or_default().to_owned();
+        // Where there is a fault, these are the fields before it; the other slots are empty.
+        for header in request.headers.iter().filter(|header| !header.name.is_empty()) {
+            let value = str::from_utf8(header.value).map_err(|_| HttpError::BadRequest("a field is not UTF-8"))?;
+            self.headers.push((header.name.to_ascii_lowercase(), value.to_owned()));
+        }
+        let length = outcome?;
         // RFC 9112 §2.2 lets a recipient take a lone LF for a line's end. Another on the way may not: refused.
         let mut lines = bytes.get(..length).unwrap_or_default().split_inclusive(|&b| b == b'\n');
         if !lines.all(|line| line.ends_with(b"\r\n")) {
             return Err(HttpError::BadRequest("a line ends in LF without CR"));
-        }
-        self.method = request.method.unwrap_or_default().to_owned();
-        self.target = request.path.unwrap_or_default().to_owned();
-        for header in request.headers {
-            let value = str::from_utf8(header.value).map_err(|_| HttpError::BadRequest("a field is not UTF-8"))?;
-            self.headers.push((header.name.to_ascii_lowercase(), value.to_owned()));
         }
         self.interpret_fields(request.version.unwrap_or_default())?;
         self.interpret_target()?;
