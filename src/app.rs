@@ -95,9 +95,9 @@ impl App {
     pub fn handle(&self, request: &Request, connection: &Connection) -> Response {
         let started = Instant::now();
         let address = self.trusted_proxies.address(connection.address().ip(), request.headers());
-        let request_id = Uuid::now_v7();
-        connection.set_request_id(request_id.as_u128());
-        let client = ClientInfo { address, request_id: request_id.to_string(), connection };
+        let request_id = Uuid::now_v7().to_string();
+        connection.leave_note(request_id.clone());
+        let client = ClientInfo { address, request_id, connection };
         let path = request.raw_url().split('?').next().unwrap_or_default();
         let (route, parameters) = route_of(path).unwrap_or(("-", Vec::new()));
         let is_answered = || connection.is_answered();
@@ -113,7 +113,7 @@ impl App {
         // S50: the route, never the path or the query.
         let (method, status) = (quoted(request.method()), response.status_code);
         let (ms, db_ms) = (Milliseconds(started.elapsed()), Milliseconds(budget.spent()));
-        let user = context.user.get().map(|user| format!(" user={}", quoted(user))).unwrap_or_default();
+        let user = user_field(context.user.get());
         info!(
             "method={method} route={route} status={status} ms={ms} db_ms={db_ms} request_id={id} \
              address={address}{user}"
@@ -125,11 +125,20 @@ impl App {
     pub fn reject(&self, rejected: &RejectedRequest<'_>) -> Response {
         let headers = rejected.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let address = self.trusted_proxies.address(rejected.address.ip(), headers.clone());
-        let id = rejected.request_id.map_or_else(Uuid::now_v7, Uuid::from_u128).to_string();
+        // The notes of a handler: the id and, where the token was verified, its subject. S50: of the target the route alone.
+        let id = rejected.notes.first().cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
+        let user = user_field(rejected.notes.get(1));
         let response = problem(&problem_of(rejected.error), address, &id);
         let method = if rejected.method.is_empty() { "-".into() } else { quoted(rejected.method) };
+        let route = rejected.target.split('?').next().and_then(route_of).map_or("-", |(route, _)| route);
         let status = response.status_code;
-        info!("method={method} route=- status={status} ms=0 db_ms=0 request_id={id} address={address}");
+        let ms = Milliseconds(rejected.began.map(|began| began.elapsed()).unwrap_or_default());
+        // How long a handler without an answer has waited for the database is not known.
+        let db_ms = if rejected.notes.is_empty() { "0.000" } else { "-" };
+        info!(
+            "method={method} route={route} status={status} ms={ms} db_ms={db_ms} request_id={id} \
+             address={address}{user}"
+        );
         self.finished(response, rejected.method, headers, &id)
     }
 
@@ -199,6 +208,11 @@ fn allowed(template: &str) -> String {
     }
     allow.push("OPTIONS");
     allow.join(", ")
+}
+
+/// ` user=…`, or nothing where no token was verified.
+fn user_field(user: Option<&String>) -> String {
+    user.map(|user| format!(" user={}", quoted(user))).unwrap_or_default()
 }
 
 fn problem_of(error: HttpError) -> ApiError {

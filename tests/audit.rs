@@ -31,7 +31,7 @@ const FUNCTION_MAX_LINES: usize = 40;
 /// Lines of code that each room may have.
 const CEILINGS: &[(&str, usize)] = &[
     ("cli", 900),
-    ("app", 200),
+    ("app", 215),
     ("api", 830),
     ("http", 345),
     ("store", 735),
@@ -45,7 +45,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("logging", 165),
     ("server", 780),
 ];
-const MINIMAL_PATH_MAX_LINES: usize = 2125;
+const MINIMAL_PATH_MAX_LINES: usize = 2140;
 const ALL_MAX_LINES: usize = 7000;
 const MINIMAL_PATH: &[&str] = &[
     "error.rs",

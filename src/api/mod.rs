@@ -68,7 +68,7 @@ impl Caller {
                 _ => ApiError { cause, ..Problem::InvalidToken.into() },
             }
         })?;
-        let _ = context.user.set(principal.subject().to_owned());
+        context.set_user(principal.subject());
         Ok(Caller(principal))
     }
 

@@ -21,7 +21,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::admission::Server;
 use super::head::Head;
 use super::response;
-use super::{Headers, HttpError, RejectedRequest, lock};
+use super::{HttpError, RejectedRequest, lock};
 
 /// How long a connection may be open without a byte of a request: longer than the 60 s of nginx and most balancers, so
 /// that they close first and send no request into a connection that is about to end.
@@ -43,8 +43,8 @@ pub struct Connection {
     phase: Mutex<Option<Phase>>,
     /// Whether the next answer is the last, since others need the room.
     ends_after_answer: AtomicBool,
-    /// What the handler of this exchange has left in `set_request_id`.
-    request_id: Mutex<Option<u128>>,
+    /// What the handler of this exchange has left by `leave_note`.
+    notes: Mutex<Vec<String>>,
 }
 
 /// What counts as one client: an IPv4 address, also where it came mapped into IPv6, or the /64 that one IPv6 customer has.
@@ -95,7 +95,7 @@ impl ConnectionLoop<'_> {
         let mut head = Head::default();
         if let Err(stop) = self.request(&mut head) {
             // S39: after what is malformed nobody knows where the next request begins: it is the last (RFC 9112 §6.3).
-            let response = self.connection.reject(self.server, stop.ok_or(None)?, &head.method, &head.headers);
+            let response = self.connection.reject(self.server, stop.ok_or(None)?, self.began, &head);
             // Nothing of the request stays in memory while the connection lingers.
             head = Head { method: head.method, ..Head::default() };
             return self.respond(response, &head);
@@ -109,7 +109,7 @@ impl ConnectionLoop<'_> {
 
     /// Reads the next request, with its body, into `head`.
     fn request(&mut self, head: &mut Head) -> Result<(), Stop> {
-        *lock(&self.connection.request_id) = None;
+        lock(&self.connection.notes).clear();
         self.received.shrink_to(READ_BYTES);
         self.began = (!self.received.is_empty()).then(Instant::now);
         // Read from its start whenever more has come: a head is too small for that to be worth an attack.
@@ -131,12 +131,13 @@ impl ConnectionLoop<'_> {
         let (target, headers, body) = (take(&mut head.target), take(&mut head.headers), take(&mut head.body));
         let request =
             Arc::new(Request::fake_http_from(self.connection.address, &head.method, target, headers, body.content));
-        self.connection.enter(Phase::Handling(Instant::now(), Arc::clone(&request)))?;
+        let began = Instant::now();
+        self.connection.enter(Phase::Handling(began, Arc::clone(&request)))?;
         // S46
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.server.handle)(&request, self.connection)));
         self.connection.enter(Phase::Busy)?;
         Ok(outcome.unwrap_or_else(|_| {
-            self.connection.reject(self.server, HttpError::HandlerPanicked, &head.method, &headers_of(&request))
+            self.connection.reject(self.server, HttpError::HandlerPanicked, Some(began), &head_of(&request))
         }))
     }
 
@@ -200,8 +201,10 @@ impl ConnectionLoop<'_> {
     }
 }
 
-fn headers_of(request: &Request) -> Headers {
-    request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+/// What a rejection needs to know of a request that a handler has.
+fn head_of(request: &Request) -> Head {
+    let headers = request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Head { method: request.method().to_owned(), target: request.raw_url().to_owned(), headers, ..Head::default() }
 }
 
 impl Connection {
@@ -218,9 +221,9 @@ impl Connection {
         !matches!(peeked, Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR))
     }
 
-    /// Leaves the id of the request that the handler works on, so that a rejection in the handler's place can name it.
-    pub fn set_request_id(&self, id: u128) {
-        *lock(&self.request_id) = Some(id);
+    /// Leaves a text about the request that the handler works on, for a rejection in the handler's place.
+    pub fn leave_note(&self, note: String) {
+        lock(&self.notes).push(note);
     }
 
     /// Whether the request was answered in the handler's place. The handler then begins nothing more: nobody would
@@ -238,8 +241,8 @@ impl Connection {
     /// A connection that has just been accepted.
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Connection> {
         let phase = Mutex::new(Some(Phase::Idle(Instant::now())));
-        let (ends_after_answer, request_id) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Connection { stream, address, phase, ends_after_answer, request_id })
+        let (ends_after_answer, notes) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Connection { stream, address, phase, ends_after_answer, notes })
     }
 
     /// The network that holds the connection.
@@ -281,21 +284,23 @@ impl Connection {
     /// Answers in place of the connection's thread, if `may` says so of what is being done. Does not wait; the
     /// connection's thread closes it, as soon as it is back from the handler.
     pub(super) fn answer_instead(&self, server: &Server, error: HttpError, may: impl FnOnce(&Phase) -> bool) -> bool {
-        let (method, headers) = match lock(&self.phase).take_if(|phase| may(phase)) {
+        let (began, head) = match lock(&self.phase).take_if(|phase| may(phase)) {
             None => return false,
-            Some(Phase::Handling(_, request)) => (request.method().to_owned(), headers_of(&request)),
-            Some(_) => (String::new(), Headers::new()),
+            Some(Phase::Handling(since, request)) => (Some(since), head_of(&request)),
+            Some(Phase::Reading(since)) => (Some(since), Head::default()),
+            Some(_) => (None, Head::default()),
         };
-        let response = self.reject(server, error, &method, &headers);
-        let _ = self.send_now(&response::bytes_of(response, &Head { method, ..Head::default() }));
+        let response = self.reject(server, error, began, &head);
+        let _ = self.send_now(&response::bytes_of(response, &head));
         let _ = self.stream.shutdown(Shutdown::Write);
         true
     }
 
     /// The application's words for an error; none, should it panic.
-    fn reject(&self, server: &Server, error: HttpError, method: &str, headers: &Headers) -> Response {
-        let request_id = *lock(&self.request_id);
-        let rejected = RejectedRequest { error, address: self.address, method, headers, request_id };
+    fn reject(&self, server: &Server, error: HttpError, began: Option<Instant>, head: &Head) -> Response {
+        let Head { method, target, headers, .. } = head;
+        let (address, notes) = (self.address, lock(&self.notes).clone());
+        let rejected = RejectedRequest { error, address, method, target, headers, began, notes: &notes };
         let outcome = catch_unwind(AssertUnwindSafe(|| (server.reject)(&rejected)));
         outcome.unwrap_or_else(|_| Response::text("").with_status_code(500))
     }

@@ -96,10 +96,14 @@ pub struct RejectedRequest<'a> {
     pub address: SocketAddr,
     /// The method; empty where none was understood.
     pub method: &'a str,
+    /// The target; empty where none was understood.
+    pub target: &'a str,
     /// The fields, as far as they were understood: name in lower case, and value.
     pub headers: &'a [(String, String)],
-    /// What its handler gave to [`Connection::set_request_id`]; `None` where there was no handler.
-    pub request_id: Option<u128>,
+    /// When its handler got it, or else when its first byte came; `None` where none came.
+    pub began: Option<Instant>,
+    /// What its handler has left by [`Connection::leave_note`], in order; empty where there was no handler.
+    pub notes: &'a [String],
 }
 
 /// Makes sure that the process may open as many files as so many connections take, also those whose request was answered

@@ -12,6 +12,7 @@ use rouille::{Request, Response};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::log::fields;
 use crate::peers::Proxy;
 use crate::support::{
     Answer, Cut, Database, PATIENCE, Server, at_once, await_that, connect, environment, read_answer, run,
@@ -561,8 +562,11 @@ fn a_request_that_takes_over_10_s_is_408_however_it_comes() {
                 connection.send("x");
             }
         }
-        connection.must(408);
+        let answer = connection.must(408);
         assert!(connection.is_closed());
+        let line = fields(&server.wait_for_log(&["method=", answer.request_id()]));
+        assert!(line["ms"].parse::<f64>().is_ok_and(|ms| (9_500.0..12_000.0).contains(&ms)), "{line:?}");
+        assert_eq!(line["route"], if number > 0 { "/auth/refresh" } else { "-" }, "{line:?}");
         start.elapsed().as_secs_f64()
     });
     assert!(took.iter().all(|seconds| (9.5..12.0).contains(seconds)), "{took:?}");
@@ -576,8 +580,9 @@ fn a_handler_that_the_database_holds_up_is_503_with_one_log_line() {
     let body = json!({"title": "one"}).to_string();
     let mut connection = Connection::to(server.address);
     let head = REFRESH.replace("/auth/refresh", "/api/me/tasks");
-    let fields = format!("Authorization: Bearer {}\r\nContent-Length: {}", user.token, body.len());
-    let answer = connection.send(format!("{head}{fields}\r\n\r\n{body}")).must(503);
+    let authorization = format!("Authorization: Bearer {}", user.token);
+    let request = format!("{head}{authorization}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answer = connection.send(request).must(503);
     assert_eq!(answer.json()["type"], "/docs#handler-timeout", "{answer}");
     gate.open();
     // Until the handler is back, the server only ends its own side of the connection.
@@ -586,7 +591,13 @@ fn a_handler_that_the_database_holds_up_is_503_with_one_log_line() {
     server.wait_for_log(&[later.request_id()]);
     let log = server.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(answer.request_id())).collect();
-    assert!(lines.len() == 1 && lines[0].contains("status=503"), "{lines:?}");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = fields(lines[0]);
+    let expected = [("status", "503"), ("route", "/api/{user_id}/tasks"), ("user", &user.id), ("db_ms", "-")];
+    for (name, value) in expected {
+        assert_eq!(line.get(name).map(String::as_str), Some(value), "{lines:?}");
+    }
+    assert!(line["ms"].parse::<f64>().is_ok_and(|ms| (9_000.0..10_000.0).contains(&ms)), "{lines:?}");
     assert_eq!(server.sql().query("select 1 from tasks", &[]).unwrap().len(), 1, "the database had done it");
 }
 
@@ -712,14 +723,14 @@ struct Local {
 
 impl Local {
     /// `/sleep/N` takes N ms and tells whether it was answered meanwhile, `/long/N` answers N bytes, `/panic` panics,
-    /// `/gone` tells when the client has gone. Each leaves 7 as its id.
+    /// `/gone` tells when the client has gone. Each leaves 7 as its note.
     fn start(max_connections: usize) -> (Self, mpsc::Receiver<bool>) {
         let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let (address, stopper) = (listener.local_address(), listener.stopper());
         let (sender, receiver) = mpsc::channel();
         let handle = move |request: &Request, connection: &ServerConnection| {
             let url = request.raw_url();
-            connection.set_request_id(7);
+            connection.leave_note("7".to_owned());
             if let Some(millis) = url.strip_prefix("/sleep/").and_then(|millis| millis.parse().ok()) {
                 thread::sleep(Duration::from_millis(millis));
                 let is_answered = connection.is_answered();
@@ -740,9 +751,10 @@ impl Local {
             Response::text(url)
         };
         let reject = |rejected: &RejectedRequest<'_>| {
-            let RejectedRequest { error, method, request_id, .. } = rejected;
+            let RejectedRequest { error, method, target, began, notes, .. } = rejected;
+            let seconds = began.map(|began| began.elapsed().as_secs());
             assert!(*error != HttpError::NotImplemented, "as it was asked to");
-            Response::text(format!("{method} {request_id:?} {error:?}")).with_status_code(503)
+            Response::text(format!("{method} {target} {notes:?} {seconds:?} {error:?}")).with_status_code(503)
         };
         let settings = Settings { max_connections, evict_by_address: true };
         (
@@ -857,14 +869,17 @@ fn a_handler_can_tell_that_its_client_has_gone() {
 }
 
 #[test]
-fn a_handler_over_9_s_is_answered_503_in_its_place_and_under_its_id() {
+fn a_handler_over_9_s_is_answered_503_in_its_place_with_its_notes() {
     let (local, answered) = Local::start(8);
     thread::scope(|scope| {
         let short = scope.spawn(|| local.text(&(get("/sleep/8500") + &get_and_close("/after"))));
         let start = Instant::now();
         let text = local.text(&(get("/sleep/11000") + &get("/after")));
         assert!((9.0..10.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
-        assert!(text.starts_with("HTTP/1.1 503") && text.ends_with("GET Some(7) HandlerTimeout"), "{text}");
+        assert!(
+            text.starts_with("HTTP/1.1 503") && text.ends_with("GET /sleep/11000 [\"7\"] Some(9) HandlerTimeout"),
+            "{text}"
+        );
         assert_eq!(text.matches("Connection: close").count(), 1, "{text}");
         assert!(short.join().unwrap().ends_with("/after"), "a handler under 9 s was hit");
     });

@@ -31,7 +31,8 @@ fn pairs(line: &str) -> Vec<(String, String)> {
     pairs
 }
 
-fn fields(line: &str) -> BTreeMap<String, String> {
+/// The fields of a line, by name.
+pub fn fields(line: &str) -> BTreeMap<String, String> {
     pairs(line).into_iter().collect()
 }
 
