@@ -29,7 +29,7 @@ find_postgres() {
   done < <(
     exec 2>/dev/null
     dirname "$(command -v initdb)"
-    ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin "$(brew --prefix)"/opt/postgresql@*/bin | sort -rV
+    ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin | sort -rV
   )
   return 1
 }
@@ -47,9 +47,6 @@ install_postgres() {
       export DEBIAN_FRONTEND=noninteractive
       apt-get update -q || echo "going on with the package lists that are there"
       apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 postgresql' </dev/null >&2 || true
-  elif command -v brew >/dev/null; then
-    say 'PostgreSQL is missing: installing postgresql@17'
-    brew install -q postgresql@17 </dev/null >&2 || true
   fi
 }
 

@@ -156,11 +156,12 @@ fn serve(environment: &Environment, migrates: bool) -> Result<(), CommandError> 
     });
     print(&format!("listening on http://{}\n", listener.local_address()))?;
     let rejecting = app.clone();
-    listener.run(
+    let ended = listener.run(
         settings,
         Box::new(move |request, connection| app.handle(request, connection)),
         Box::new(move |rejected| rejecting.reject(rejected)),
     );
+    ended.map_err(|error| failed(format!("threads: {error}")))?;
     info!("event=stop outcome=ok");
     Ok(())
 }

@@ -98,7 +98,6 @@ impl DatabaseConfig {
 fn is_this_machine(driver: &postgres::Config) -> bool {
     let host_is_here = |host: &Host| match host {
         Host::Tcp(name) => super::is_this_machine(name),
-        #[cfg(unix)]
         Host::Unix(_) => true,
     };
     driver.get_hosts().iter().all(host_is_here) && driver.get_hostaddrs().iter().all(IpAddr::is_loopback)

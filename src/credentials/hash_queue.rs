@@ -226,7 +226,6 @@ fn run_jobs(shared: &Shared) {
 /// Where the system refuses it, hashing goes on at the usual priority.
 fn lower_priority() {
     // Linux sets the priority of one thread by its id; elsewhere the same call would set the whole process'.
-    #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
         log::warn!("event=hash_queue outcome=refused reason=\"{error}\"");
     }

@@ -7,6 +7,7 @@
 
 use std::mem::take;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,8 @@ pub struct Connection {
     address: SocketAddr,
     /// `None` once another thread has closed the connection or answered on it; its own is to leave then.
     phase: Mutex<Option<Phase>>,
+    /// Since when a thread has been at it, if one is.
+    served_since: Mutex<Option<Instant>>,
     /// Whether the next answer is the last, since others need the room.
     ends_after_answer: AtomicBool,
     /// What the handler of this exchange has left by `leave_note`.
@@ -73,10 +76,24 @@ pub(super) enum Phase {
 /// thread has answered on it.
 type Stop = Option<HttpError>;
 
-/// Serves a connection until it is to be closed.
-pub(super) fn serve(server: &Server, connection: &Connection) {
-    let mut exchanges = ConnectionLoop { server, connection, received: Vec::new(), began: None };
-    while exchanges.exchange().is_ok() {}
+/// Serves a connection on which something has come: until it waits for its client, or is to be closed, which `false` says.
+/// `buffer` is empty then.
+pub(super) fn serve(server: &Server, connection: &Connection, buffer: &mut Vec<u8>) -> bool {
+    let mut exchanges = ConnectionLoop { server, connection, received: take(buffer), began: None };
+    *lock(&connection.served_since) = Some(Instant::now());
+    let goes_on = connection.enter(Phase::Busy).is_ok()
+        && loop {
+            match exchanges.exchange() {
+                Ok(()) if exchanges.received.is_empty() => break connection.enter(Phase::Idle(Instant::now())).is_ok(),
+                Ok(()) => {}
+                Err(_) => break false,
+            }
+        };
+    *lock(&connection.served_since) = None;
+    *buffer = take(&mut exchanges.received);
+    buffer.clear();
+    buffer.shrink_to(READ_BYTES);
+    goes_on
 }
 
 /// What a connection's thread knows of it.
@@ -143,13 +160,11 @@ impl ConnectionLoop<'_> {
 
     /// Waits for more bytes, at least one.
     fn receive(&mut self) -> Result<(), Stop> {
-        match self.began {
-            // The first bytes are mostly the whole request, and take one system call: their time was set once.
-            None => self.connection.enter(Phase::Idle(Instant::now()))?,
-            Some(began) => self.wait(Phase::Reading(began), PollFlags::IN, began + MESSAGE_TIME)?,
+        // The first bytes are there; mostly they are the whole request.
+        if let Some(began) = self.began {
+            self.wait(Phase::Reading(began), PollFlags::IN, began + MESSAGE_TIME)?;
         }
         let count = self.read();
-        self.connection.enter(Phase::Busy)?;
         self.began.get_or_insert_with(Instant::now);
         // RFC 9112 §8: what ends early is not acted on, and need not be answered.
         count.ok().filter(|&count| count > 0).map(drop).ok_or(None)
@@ -157,7 +172,7 @@ impl ConnectionLoop<'_> {
 
     fn read(&mut self) -> Result<usize, Errno> {
         self.received.reserve(READ_BYTES);
-        let read = || recv(&self.connection.stream, spare_capacity(&mut self.received), RecvFlags::empty());
+        let read = || recv(&self.connection.stream, spare_capacity(&mut self.received), RecvFlags::DONTWAIT);
         retry_on_intr(read).map(|(count, _)| count)
     }
 
@@ -185,7 +200,7 @@ impl ConnectionLoop<'_> {
         let began = Instant::now();
         let deadline = if self.connection.ends_after_answer() { began } else { began + LINGER_TIME };
         let _ = self.connection.stream.shutdown(Shutdown::Write);
-        self.connection.enter(Phase::Idle(began))?;
+        self.connection.enter(Phase::Writing(began))?;
         while self.connection.is_ready(PollFlags::IN, deadline) && matches!(self.read(), Ok(1..)) {
             self.received.clear();
         }
@@ -205,6 +220,12 @@ impl ConnectionLoop<'_> {
 fn head_of(request: &Request) -> Head {
     let headers = request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     Head { method: request.method().to_owned(), target: request.raw_url().to_owned(), headers, ..Head::default() }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Connection {
@@ -241,8 +262,13 @@ impl Connection {
     /// A connection that has just been accepted.
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Arc<Connection> {
         let phase = Mutex::new(Some(Phase::Idle(Instant::now())));
-        let (ends_after_answer, notes) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Connection { stream, address, phase, ends_after_answer, notes })
+        let (served_since, ends_after_answer, notes) = Default::default();
+        Arc::new(Connection { stream, address, phase, served_since, ends_after_answer, notes })
+    }
+
+    /// What tells it from the other open ones.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.stream.as_raw_fd()
     }
 
     /// The network that holds the connection.
@@ -261,6 +287,11 @@ impl Connection {
             Some(Phase::Idle(since) | Phase::Reading(since) | Phase::Writing(since)) => Some(since),
             None | Some(Phase::Busy | Phase::Handling(..)) => None,
         }
+    }
+
+    /// Since when a thread has been at it, if one is.
+    pub(super) fn served_since(&self) -> Option<Instant> {
+        *lock(&self.served_since)
     }
 
     /// Whether the next answer is the last.

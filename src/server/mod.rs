@@ -1,4 +1,4 @@
-//! A blocking HTTP/1.1 server: one thread for each open connection, up to a cap (`admission`).
+//! A blocking HTTP/1.1 server: open connections up to a cap (`admission`), and a thread for each request (`workers`).
 //!
 //! It reads requests (`head`, `body`, `chunk`), hands them to a function, writes what that returns (`connection`,
 //! `response`), and stops when it is told to. It knows nothing of what the requests are for: a second function words the
@@ -13,6 +13,7 @@ mod chunk;
 mod connection;
 mod head;
 mod response;
+mod workers;
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -162,7 +163,6 @@ impl Listener {
         options.listen(BACKLOG.into())?;
         // Every connection that it accepts has these from its beginning.
         options.set_tcp_nodelay(true)?;
-        options.set_read_timeout(Some(connection::IDLE_TIME))?;
         options.set_send_buffer_size(connection::SEND_BYTES)?;
         let (stop, stopper) = io::pipe()?;
         Ok(Listener { address: socket.local_addr()?, socket, stop, stopper: Stopper(Arc::new(stopper)) })
@@ -178,17 +178,23 @@ impl Listener {
         self.stopper.clone()
     }
 
-    /// Serves until it is stopped. `handle` gets the requests, many at once, each on its connection's thread. `reject`
-    /// words the answer to what gets none by `handle`: also to a request that `handle` has had for over 9 s.
+    /// Serves until it is stopped. `handle` gets the requests, many at once, each on a thread. `reject` words the answer
+    /// to what gets none by `handle`: also to a request that `handle` has had for over 9 s.
     ///
     /// After the stop no connection is accepted; requests that were are answered, or rejected where that takes over
-    /// 9 s. Returns within 10 s of the stop, even where a handler does not.
-    pub fn run(self, settings: Settings, handle: Handle, reject: Reject) {
-        let server = Arc::new(Server::new(settings, handle, reject));
+    /// 9 s. Returns within 10 s of the stop, even where a handler does not. The other threads end soon after.
+    ///
+    /// # Errors
+    /// What the operating system has against the first thread.
+    pub fn run(self, settings: Settings, handle: Handle, reject: Reject) -> io::Result<()> {
+        let server = Arc::new(Server::new(settings, handle, reject)?);
+        let managed = Arc::clone(&server);
+        thread::Builder::new().spawn(move || managed.manage())?;
         self.accept(&server);
         // Before any client is told to close: who then connects again is refused, and not accepted by nobody.
         drop(self.socket);
         server.drain();
+        Ok(())
     }
 
     /// Accepts connections until the stop. No error ends it.
@@ -200,7 +206,7 @@ impl Listener {
             let is_empty = server.state().open.is_empty();
             let _ = poll(&mut sources, Timespec::try_from(TICK).ok().filter(|_| !is_empty).as_ref());
             if looked_at.elapsed() >= TICK {
-                server.answer_overdue();
+                server.end_overdue();
                 looked_at = Instant::now();
             }
             while looked_at.elapsed() < TICK {

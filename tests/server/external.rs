@@ -48,7 +48,8 @@ impl Pair {
 }
 
 pub fn subject() -> String {
-    random(24)
+    // As Better Auth makes them: no word that a command takes for an option.
+    random(24).replace(['-', '_'], "x")
 }
 
 pub fn list(server: &Server, token: &str) -> Answer {

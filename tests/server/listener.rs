@@ -718,7 +718,7 @@ fn too_few_threads_at_start_are_one_line_and_exit_1() {
 struct Local {
     address: SocketAddr,
     stopper: Stopper,
-    running: JoinHandle<()>,
+    running: JoinHandle<std::io::Result<()>>,
 }
 
 impl Local {
@@ -914,7 +914,7 @@ fn a_request_of_2_5_s_is_answered_after_the_stop() {
         let text = text.join().unwrap();
         assert!(text.ends_with("/sleep/2500") && text.contains("Connection: close"), "{text}");
     });
-    local.running.join().unwrap();
+    local.running.join().unwrap().unwrap();
 }
 
 #[test]
