@@ -33,7 +33,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("cli", 900),
     ("app", 215),
     ("api", 830),
-    ("http", 345),
+    ("http", 350),
     ("store", 735),
     ("token", 240),
     ("database", 950),

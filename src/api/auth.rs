@@ -31,7 +31,7 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
     if !services.accounts.registration_is_open {
         return Err(Problem::RegistrationClosed.into());
     }
-    let mut body = Body::read(context.request)?;
+    let mut body = Body::read(context.request, &["email", "password"])?;
     let email = body.text("email", |text| Email::parse(&text));
     let password = body.text("password", |text| Password::chosen(text, services.passwords.min_length));
     let (email, password) = body.done(email.zip(password))?;
@@ -64,7 +64,7 @@ pub fn register(services: &Services, context: &RequestContext<'_>) -> Result<Res
 /// `POST /auth/login` → 200 tokens. An unknown e-mail, a wrong password, a deactivated account and a malformed e-mail have
 /// one answer, one cost (unless the stored hash costs more) and one count.
 pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(context.request)?;
+    let mut body = Body::read(context.request, &["email", "password"])?;
     let typed = body.text("email", Ok::<_, &str>);
     let password = body.text("password", Password::presented);
     let (typed, password) = body.done(typed.zip(password))?;
@@ -109,7 +109,7 @@ pub fn login(services: &Services, context: &RequestContext<'_>) -> Result<Respon
 
 /// `POST /auth/refresh` → 200 tokens.
 pub fn refresh(services: &Services, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(context.request)?;
+    let mut body = Body::read(context.request, &["refresh_token"])?;
     let token = body.text("refresh_token", without_nul);
     let token = body.done(token)?;
     let refuse = |reason, who: &str| {
@@ -157,7 +157,7 @@ pub fn change_password(
     user: &LocalUser,
     context: &RequestContext<'_>,
 ) -> Result<Response, ApiError> {
-    let mut body = Body::read(context.request)?;
+    let mut body = Body::read(context.request, &["current_password", "new_password"])?;
     let current = body.text("current_password", Password::presented);
     let new = body.text("new_password", |text| Password::chosen(text, services.passwords.min_length));
     let (current, new) = body.done(current.zip(new))?;
@@ -177,7 +177,7 @@ pub fn change_password(
 
 /// `POST /auth/delete` → 204: the user, the tasks and the sessions are gone.
 pub fn delete(services: &Services, user: &LocalUser, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(context.request)?;
+    let mut body = Body::read(context.request, &["password"])?;
     let password = body.text("password", Password::presented);
     let password = body.done(password)?;
 

@@ -38,7 +38,7 @@ pub fn list(services: &Services, owner: &Owner, context: &RequestContext<'_>) ->
 
 /// `POST /api/{user_id}/tasks` → 201 task, `Location`.
 pub fn create(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let mut body = Body::read(context.request)?;
+    let mut body = Body::read(context.request, &["title", "description"])?;
     let title = body.text("title", parse_title);
     let description = match body.has("description") {
         true => body.nullable("description", parse_description),
@@ -65,7 +65,7 @@ pub fn update(services: &Services, owner: &Owner, context: &RequestContext<'_>) 
 
 /// `PATCH /api/{user_id}/tasks/{id}/complete` → 200 task: without a body the other way round, with one as it says.
 pub fn complete(services: &Services, owner: &Owner, context: &RequestContext<'_>) -> Result<Response, ApiError> {
-    let Some(mut body) = Body::read_optional(context.request)? else {
+    let Some(mut body) = Body::read_optional(context.request, &["completed"])? else {
         return json(200, &services.store(context).toggle_task(owner.principal(), id_in_path(context))?);
     };
     let completed = body.flag("completed");
@@ -81,9 +81,10 @@ pub fn delete(services: &Services, owner: &Owner, context: &RequestContext<'_>) 
 }
 
 fn read_changes(request: &Request) -> Result<Changes, ApiError> {
-    let mut body = Body::read(request)?;
+    let known = ["title", "description", "completed"];
+    let mut body = Body::read(request, &known)?;
     let mut changes = Changes::default();
-    if !["title", "description", "completed"].iter().any(|name| body.has(name)) {
+    if !known.iter().any(|name| body.has(name)) {
         body.refuse("must name at least one of title, description, completed");
     }
     if body.has("title") {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::IpAddr;
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use crate::database::TimeBudget;
 use crate::error::{ApiError, FieldError, Problem};
-use crate::json::{PlainMembers, plain_members};
+use crate::json::{plain_value, read_members};
 use crate::server::{Connection, network};
 
 /// The most errors that an answer names. A body can hold thousands, and a client may never read the answer.
@@ -94,21 +95,23 @@ pub fn bearer(request: &Request) -> Result<&str, ApiError> {
     }
 }
 
-/// The members of a JSON object. Each read removes one; those left at the end are unknown to the operation.
+/// The members of a JSON object that an operation knows, and the names of some others.
 pub struct Body {
-    members: PlainMembers,
+    /// A number, a list or an object is `None`: no operation takes one.
+    members: BTreeMap<String, Option<Value>>,
+    unknown: Vec<String>,
     errors: Vec<FieldError>,
 }
 
 impl Body {
-    /// The body of a request that needs one.
+    /// The body of a request that needs one. The operation reads `known` members and no others.
     ///
     /// # Errors
     /// 415, 400, and 422 where the JSON value is no object.
-    pub fn read(request: &Request) -> Result<Body, ApiError> {
+    pub fn read(request: &Request, known: &[&str]) -> Result<Body, ApiError> {
         match read_bytes(request)? {
             nothing if nothing.is_empty() => Err(Problem::InvalidJson.into()),
-            bytes => Body::parse(request, bytes),
+            bytes => Body::parse(request, &bytes, known),
         }
     }
 
@@ -116,15 +119,15 @@ impl Body {
     ///
     /// # Errors
     /// As [`Body::read`].
-    pub fn read_optional(request: &Request) -> Result<Option<Body>, ApiError> {
+    pub fn read_optional(request: &Request, known: &[&str]) -> Result<Option<Body>, ApiError> {
         let bytes = read_bytes(request)?;
         if bytes.is_empty() {
             return Ok(None);
         }
-        Body::parse(request, bytes).map(Some)
+        Body::parse(request, &bytes, known).map(Some)
     }
 
-    fn parse(request: &Request, bytes: Vec<u8>) -> Result<Body, ApiError> {
+    fn parse(request: &Request, bytes: &[u8], known: &[&str]) -> Result<Body, ApiError> {
         let values =
             |name| request.headers().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         let is_json = |value: &str| {
@@ -135,9 +138,17 @@ impl Body {
         if !is_plain_json || !values("Content-Encoding").all(|coding| coding.eq_ignore_ascii_case("identity")) {
             return Err(Problem::UnsupportedMediaType.into());
         }
-        match plain_members(&bytes) {
-            Some(Some(members)) => Ok(Body { members, errors: Vec::new() }),
-            Some(None) => Err(ApiError::field("", "must be a JSON object")),
+        let (mut members, mut unknown) = (BTreeMap::new(), Vec::new());
+        let is_object = read_members(bytes, |name, value| {
+            if known.contains(&&*name) {
+                members.insert(name, plain_value(value));
+            } else if unknown.len() < MAX_ERRORS {
+                unknown.push(cut(name));
+            }
+        });
+        match is_object {
+            Some(true) => Ok(Body { members, unknown, errors: Vec::new() }),
+            Some(false) => Err(ApiError::field("", "must be a JSON object")),
             None => Err(Problem::InvalidJson.into()),
         }
     }
@@ -189,13 +200,12 @@ impl Body {
         self.errors.push(FieldError { field: String::new(), detail: detail.into() });
     }
 
-    /// S31: the value, if every rule holds and no unknown member is left.
+    /// S31: the value, if every rule holds and there is no unknown member.
     ///
     /// # Errors
     /// 422 with the broken rules and the unknown members, at most 20.
     pub fn done<T>(mut self, value: Option<T>) -> Result<T, ApiError> {
-        let unknown =
-            self.members.keys().map(|name| FieldError { field: cut(name), detail: "is not known here".into() });
+        let unknown = self.unknown.into_iter().map(|field| FieldError { field, detail: "is not known here".into() });
         self.errors.extend(unknown.take(MAX_ERRORS.saturating_sub(self.errors.len())));
         match value {
             Some(value) if self.errors.is_empty() => Ok(value),
@@ -209,10 +219,10 @@ impl Body {
 }
 
 /// A name as the client wrote it, for an answer that stays short.
-fn cut(name: &str) -> String {
+fn cut(name: String) -> String {
     match name.char_indices().nth(NAME_MAX_LENGTH) {
         Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
-        None => name.to_owned(),
+        None => name,
     }
 }
 
@@ -226,7 +236,8 @@ pub fn without_nul(text: String) -> Result<String, &'static str> {
 
 /// The server has limited and read the body already.
 fn read_bytes(request: &Request) -> Result<Vec<u8>, ApiError> {
-    let mut bytes = Vec::new();
+    let length = request.header("Content-Length").and_then(|length| length.parse().ok());
+    let mut bytes = Vec::with_capacity(length.unwrap_or_default());
     let mut body = request.data().ok_or_else(|| Problem::Internal.with_cause("body read twice"))?;
     body.read_to_end(&mut bytes).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
     Ok(bytes)

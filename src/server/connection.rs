@@ -135,7 +135,7 @@ impl ConnectionLoop<'_> {
         }
         // RFC 9110 §10.1.1: not where the body comes already. One that is too large was rejected instead.
         if head.expects_continue && self.received.is_empty() {
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n".into())?;
         }
         while !head.body.read(&mut self.received)? {
             self.receive()?;
@@ -178,20 +178,23 @@ impl ConnectionLoop<'_> {
 
     /// Sends a response, and ends the connection where that is meant.
     fn respond(&mut self, response: Response, head: &Head) -> Result<(), Stop> {
-        self.send(&response::bytes_of(response, head))?;
+        self.send(response::bytes_of(response, head))?;
         if head.keep_alive { Ok(()) } else { self.linger() }
     }
 
-    /// Sends all of `bytes`, mostly at once.
-    fn send(&self, bytes: &[u8]) -> Result<(), Stop> {
-        let mut rest = self.connection.send_now(bytes)?;
+    /// Sends all of `bytes`, mostly at once. While a client takes its time, only what is left stays in memory.
+    fn send(&self, bytes: Vec<u8>) -> Result<(), Stop> {
+        let mut rest = self.connection.send_now(&bytes)?.to_vec();
+        // What fills the socket is to be taken before the next answer is made, which would only wait in memory.
+        let is_long = bytes.len() > SEND_BYTES;
+        drop(bytes);
         let began = Instant::now();
         while !rest.is_empty() {
             // Not by a blocking write: when its time is over it tells of the part that went, and the next begins anew.
             self.wait(Phase::Writing(began), PollFlags::OUT, began + MESSAGE_TIME)?;
-            rest = self.connection.send_now(rest)?;
+            rest = self.connection.send_now(&rest)?.to_vec();
         }
-        Ok(())
+        if is_long { self.wait(Phase::Writing(began), PollFlags::OUT, began + MESSAGE_TIME) } else { Ok(()) }
     }
 
     /// Closes the sending side and reads on for a while. Closed with bytes unread a socket is reset, and a reset takes

@@ -88,7 +88,7 @@ impl Store<'_> {
         if rows.is_empty() {
             return Err(session_over());
         }
-        let mut tasks = rows.iter().filter_map(|row| task(row).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let mut tasks = rows.into_iter().filter_map(|row| task(&row).transpose()).collect::<Result<Vec<_>, _>>()?;
         // A join promises no order. Sorted they are, mostly, and sorting here costs less than in the database.
         tasks.sort_by_key(|task| task.id);
         Ok(tasks)

@@ -235,8 +235,8 @@ fn six_hundred_clients_that_never_read_hold_up_nobody() {
 
 #[test]
 fn six_hundred_clients_that_never_read_long_answers_hold_up_nobody() {
-    // Each connection holds the one answer that it cannot send, and may be making it; the longest has some 90 KiB.
-    hold_up_nobody_though_they_never_read("/openapi.json", HOSTILE_KIB + 512 * 2 * 90);
+    // What an operating system holds for its client is not the server's: of some 90 KiB it keeps the rest.
+    hold_up_nobody_though_they_never_read("/openapi.json", 64 * 1024);
 }
 
 /// 300 clients that send this again and again, as fast as the server takes it, and read nothing: not even their own
@@ -272,15 +272,14 @@ fn unknown_members(prefix: &str) -> Vec<u8> {
 }
 
 #[test]
-fn three_hundred_bodies_of_unknown_members_take_1_mib_each_at_most() {
+fn three_hundred_bodies_of_unknown_members_stay_under_64_mib() {
     let _turn = alone();
-    let server = Server::start();
     for request in [unknown_members(""), unknown_members(&"\\u0001".repeat(100))] {
+        let server = Server::start();
         let stream = connect(server.address).unwrap();
         (&stream).write_all(&request).unwrap();
         read_answer(&mut BufReader::new(&stream), "POST").unwrap().expect("an answer").must(422);
-        // While it is being read, a body of 64 KiB takes many times that, and all of them may be read at once.
-        three_hundred_that_never_read_stay_below(HOSTILE_KIB + 300 * 1024, &server, &request);
+        three_hundred_that_never_read_stay_below(64 * 1024, &server, &request);
     }
 }
 
@@ -304,6 +303,7 @@ fn three_hundred_clients_that_never_read_the_largest_answers() {
     );
     let list = format!("GET /api/me/tasks?limit=100 HTTP/1.1\r\n{head}\r\n");
     for request in [refused, list.repeat(20)] {
+        let server = Server::on(&server.database, &server.database_url(), &[]);
         let streams = crowd(300, server.address);
         for _ in 0..5 {
             for stream in &streams {
@@ -312,8 +312,7 @@ fn three_hundred_clients_that_never_read_the_largest_answers() {
             }
             is_answered(&server);
         }
-        // Of a debug build, whose threads are slow enough to be parsing all at once.
-        stays_below(&server, 96 * 1024);
+        stays_below(&server, 64 * 1024);
     }
 }
 
