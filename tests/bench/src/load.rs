@@ -45,7 +45,7 @@ fn wrk(server: &Server, workload: &Workload, seconds: u64) -> (f64, f64, Percent
     let mut command = Command::new("wrk");
     command.arg("-t2").arg(format!("-c{}", workload.connections)).arg(format!("-d{seconds}s"));
     command.arg("--timeout").arg("10s").arg("-s").arg(&script);
-    let output = run(command.arg(format!("http://{}{}", server.address, workload.path)));
+    let output = run(command.arg(format!("http://{}", server.address)));
     let line = output.lines().find_map(|line| line.strip_prefix("measured ")).expect("wrk's result");
     let numbers: Vec<f64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
     let [count, micros, p50, p99, failed] = numbers[..] else { panic!("five numbers: {line}") };
@@ -53,18 +53,20 @@ fn wrk(server: &Server, workload: &Workload, seconds: u64) -> (f64, f64, Percent
     (count / micros * 1e6, count, (p50 / 1000.0, p99 / 1000.0))
 }
 
+/// The requests of all readers in turn, put together once for each thread.
 fn lua(server: &Server, workload: &Workload) -> String {
     let Workload { method, body, .. } = workload;
-    let bearer = if workload.is_stored { &*server.token } else { "" };
-    let bearer =
-        if bearer.is_empty() { String::new() } else { format!("wrk.headers['Authorization'] = 'Bearer {bearer}'\n") };
-    let content = if body.is_empty() {
-        String::new()
-    } else {
-        format!("wrk.headers['Content-Type'] = 'application/json'\nwrk.body = '{body}'\n")
+    let request = |(path, token): (&String, Option<&String>)| {
+        let bearer = token.map_or(String::new(), |token| format!("['Authorization'] = 'Bearer {token}', "));
+        let content = if body.is_empty() { "" } else { "['Content-Type'] = 'application/json'" };
+        format!("wrk.format('{method}', '{path}', {{['Host'] = '{}', {bearer}{content}}}, '{body}'),\n", server.address)
     };
+    let tokens = (0..workload.paths.len()).map(|number| server.tokens.get(number).filter(|_| workload.is_stored));
+    let requests: String = workload.paths.iter().zip(tokens).map(request).collect();
     format!(
-        "wrk.method = '{method}'\n{bearer}{content}\
+        "local requests, turn\n\
+         init = function() requests, turn = {{ {requests} }}, 0 end\n\
+         request = function() turn = turn % #requests + 1 return requests[turn] end\n\
          done = function(summary, latency)\n\
          local e = summary.errors\n\
          local failed = e.connect + e.read + e.write + e.status + e.timeout\n\

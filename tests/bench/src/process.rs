@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client;
-use crate::setup::{Program, Setup, login};
+use crate::setup::{Program, READERS, Setup, login, reader};
 use crate::table::{Rest, median};
 
 /// `USER_HZ`: what Linux counts CPU time in, on every architecture.
@@ -19,8 +19,8 @@ pub struct Server {
     pub address: SocketAddr,
     pub has_accounts: bool,
     pub logs_requests: bool,
-    /// Of the user `reader`.
-    pub token: String,
+    /// One for each reader.
+    pub tokens: Vec<String>,
     pub pid: u32,
     pub start_ms: f64,
     /// For the files that wrk reads.
@@ -47,14 +47,14 @@ impl Server {
             address: address.unwrap_or_else(said),
             has_accounts: program.has_accounts,
             logs_requests: program.logs_requests,
-            token: String::new(),
+            tokens: Vec::new(),
             pid: child.id(),
             start_ms,
             work: setup.work.clone(),
             child,
         };
         if server.has_accounts && !setup.workloads.is_empty() {
-            server.token = login(server.address, "reader");
+            server.tokens = (0..READERS).map(|number| login(server.address, &reader(number))).collect();
         }
         server
     }

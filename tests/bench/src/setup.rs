@@ -18,13 +18,16 @@ use crate::process::Server;
 pub const PASSWORD: &str = "correct horse battery staple 7";
 /// One for each client of the flood: the limit of failures per account counts those in flight.
 pub const FLOODERS: usize = 16;
+/// The users on whose behalf wrk sends, in turn: one user alone would meet latchkey's limit of half the pool for each.
+pub const READERS: usize = 8;
 const TASKS: usize = 20;
 
 /// One request that is repeated.
 pub struct Workload {
     pub name: &'static str,
     pub method: &'static str,
-    pub path: String,
+    /// For each reader.
+    pub paths: Vec<String>,
     pub body: String,
     /// Keep-alive connections.
     pub connections: usize,
@@ -87,8 +90,8 @@ impl Setup {
         };
         setup.migrate();
         let server = Server::start(&setup, &setup.programs[0], &setup.database_url);
-        let task = accounts(server.address);
-        setup.workloads = workloads(&task);
+        let tasks = accounts(server.address);
+        setup.workloads = workloads(tasks);
         setup
     }
 
@@ -159,19 +162,28 @@ fn programs(database_url: &str) -> Vec<Program> {
     ]
 }
 
-/// Registers everybody who is measured; the path of one of the reader's 20 tasks.
-fn accounts(address: SocketAddr) -> String {
+/// Registers everybody who is measured; for each reader the path of one of his 20 tasks.
+fn accounts(address: SocketAddr) -> Vec<String> {
     let flooders = (0..FLOODERS).map(|number| format!("flooder{number}"));
-    for name in flooders.chain(["reader".to_owned(), HEAVY.to_owned()]) {
+    let readers: Vec<String> = (0..READERS).map(reader).collect();
+    for name in flooders.chain(readers.iter().cloned()).chain([HEAVY.to_owned()]) {
         client::json(address, &request("POST", "/auth/register", "", &credentials(&name)), 201);
     }
-    let token = login(address, "reader");
-    let task =
-        |number| json!({"title": format!("task {number}"), "description": "bread, butter and two litres of milk"});
-    let create =
-        |number| client::json(address, &request("POST", "/api/me/tasks", &token, &task(number).to_string()), 201);
-    let tasks: Vec<_> = (0..TASKS).map(create).collect();
-    format!("/api/me/tasks/{}", tasks[0]["id"].as_str().expect("an id"))
+    let path = |name: &String| {
+        let token = login(address, name);
+        let task = |number| {
+            let task =
+                json!({"title": format!("task {number}"), "description": "bread, butter and two litres of milk"});
+            client::json(address, &request("POST", "/api/me/tasks", &token, &task.to_string()), 201)
+        };
+        let tasks: Vec<_> = (0..TASKS).map(task).collect();
+        format!("/api/me/tasks/{}", tasks[0]["id"].as_str().expect("an id"))
+    };
+    readers.iter().map(path).collect()
+}
+
+pub fn reader(number: usize) -> String {
+    format!("reader{number}")
 }
 
 pub fn credentials(name: &str) -> String {
@@ -184,31 +196,32 @@ pub fn login(address: SocketAddr, name: &str) -> String {
     answer["access_token"].as_str().expect("a token").to_owned()
 }
 
-fn workloads(task: &str) -> Vec<Workload> {
-    let get = |name, path: &str| Workload {
+fn workloads(tasks: Vec<String>) -> Vec<Workload> {
+    let get = |name, paths: Vec<String>| Workload {
         name,
         method: "GET",
-        path: path.to_owned(),
+        paths,
         body: String::new(),
         connections: 64,
         seconds: 3,
         is_login: false,
         is_stored: true,
     };
+    let everybody = |path: &str| vec![path.to_owned(); READERS];
     let title = json!({"title": "Buy milk", "description": "two litres"}).to_string();
     vec![
-        Workload { seconds: 2, is_stored: false, ..get("healthz", "/healthz") },
-        get("get", task),
-        get("list of 20", "/api/me/tasks"),
-        Workload { method: "POST", body: title, ..get("create", "/api/me/tasks") },
+        Workload { seconds: 1, is_stored: false, ..get("healthz", everybody("/healthz")) },
+        get("get", tasks),
+        get("list of 20", everybody("/api/me/tasks")),
+        Workload { method: "POST", body: title, ..get("create", everybody("/api/me/tasks")) },
         // Few connections: latchkey refuses what would wait for seconds, which is no work done.
         Workload {
             method: "POST",
             body: credentials("flooder0"),
             connections: 4,
-            seconds: 4,
+            seconds: 3,
             is_login: true,
-            ..get("login", "/auth/login")
+            ..get("login", everybody("/auth/login"))
         },
     ]
 }

@@ -23,8 +23,8 @@ pub fn measure(setup: &Setup) -> Trips {
         let proxy = Proxy::open(setup, program.name);
         let server = Server::start(setup, program, &proxy.url(setup));
         for workload in setup.workloads.iter().filter(|workload| workload.is_stored) {
-            let token = if workload.is_login { "" } else { &server.token };
-            let bytes = request(workload.method, &workload.path, token, &workload.body);
+            let token = if workload.is_login { "" } else { &server.tokens[0] };
+            let bytes = request(workload.method, &workload.paths[0], token, &workload.body);
             let mut stream = connect(server.address);
             let mut ask = || {
                 let (status, answer) = exchange(&mut stream, &bytes);

@@ -3,6 +3,7 @@
 //!
 //! `LATCHKEY_TEST_DATABASE_URL` names a PostgreSQL as superuser; `LATCHKEY_TEST_POSTGRES_BIN` the directory of pgbench.
 
+use bench::flood::Flood;
 use bench::setup::{Setup, Workload};
 use bench::table::{self, Figures};
 use bench::{flood, load, process, setup, trips};
@@ -31,8 +32,10 @@ fn main() {
     }
     table::print(&rows, &setup.workloads, &servers, &trips);
 
-    let flooded = servers.iter().filter(|server| server.has_accounts && !server.logs_requests);
-    table::print_flood(flooded.map(|server| (server.name, flood::measure(server))));
+    let flooded: Vec<_> = servers.iter().filter(|server| server.has_accounts && !server.logs_requests).collect();
+    let rounds: Vec<Vec<Flood>> = (0..ROUNDS).map(|_| flooded.iter().copied().map(flood::measure).collect()).collect();
+    let of = |number: usize| Flood::median(rounds.iter().map(|round| &round[number]));
+    table::print_flood(flooded.iter().enumerate().map(|(number, server)| (server.name, of(number))));
     drop(servers);
     table::print_processes(setup.programs().map(|program| (program.name, process::at_rest(&setup, program))));
     table::print_hostile(setup::hostile_request(&setup));
