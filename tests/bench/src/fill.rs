@@ -13,7 +13,7 @@ const FILL: &str = "
     insert into users (id, email, password_hash)
     select pg_temp.id(number)::text, 'user' || number || '@example.com', reader.password_hash
     from generate_series(0, 99999) as number, users as reader
-    where reader.email = 'reader@example.com';
+    where reader.email = 'reader0@example.com';
 
     insert into sessions (id, user_id, session_epoch)
     select pg_temp.id(number), pg_temp.id(number % 100000)::text, 0

@@ -24,7 +24,7 @@ fn main() {
     let (small, large) = (Setup::prepare(), Setup::prepare());
     fill::fill(&mut large.admin());
     let heavy = fill::HEAVY;
-    let columns = [costs(&small, "reader"), costs(&large, "reader"), costs(&large, heavy)];
+    let columns = [costs(&small, "reader0"), costs(&large, "reader0"), costs(&large, heavy)];
     println!(
         "| statement | small: ms | buffers | large: ms | buffers | large, user with 100,000 tasks: ms | buffers |"
     );
