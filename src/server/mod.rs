@@ -45,7 +45,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// A head's fields, name and value, in order.
 type Headers = Vec<(String, String)>;
-/// Answers a request, on its connection's thread.
+/// Answers a request, on the thread that serves its connection.
 pub type Handle = Box<dyn Fn(&Request, &Connection) -> Response + Send + Sync>;
 /// Words the answer to what no handler answers.
 pub type Reject = Box<dyn Fn(&RejectedRequest<'_>) -> Response + Send + Sync>;
