@@ -96,9 +96,14 @@ impl Server {
         let mut ranked: Vec<_> = state.open.values().filter_map(|one| Some((rank(one)?, one))).collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         let first = ranked.first().map_or(0, |((class, _), _)| *class);
-        let victims = ranked.iter().filter(|((class, _), _)| *class == first).take((cap / 32).max(1));
+        let victims = ranked.iter().filter(|((class, _), _)| *class == first).take(self.batch());
         let count = victims.filter(|(_, victim)| victim.give_up()).count();
         if is_fair { count } else { count.min(1) }
+    }
+
+    /// How many connections end at once: one by one, a crowd of newcomers would wait at each.
+    fn batch(&self) -> usize {
+        (self.settings.max_connections / 32).max(1)
     }
 
     /// Whether the server has stopped and no connection is left.
@@ -120,7 +125,7 @@ impl Server {
         let holders = state.open.values().filter(|one| one.served_since().is_some());
         let mut waiting: Vec<_> = holders.filter_map(|one| Some((one.waits_since()?, one))).collect();
         waiting.sort_by_key(|(since, _)| *since);
-        for (_, victim) in waiting.into_iter().take((self.settings.max_connections / 32).max(1)) {
+        for (_, victim) in waiting.into_iter().take(self.batch()) {
             victim.give_up();
         }
     }

@@ -791,6 +791,20 @@ fn get_and_close(target: &str) -> String {
 }
 
 #[test]
+fn a_hundred_handlers_that_wait_and_slow_clients_hold_up_nobody() {
+    let (local, _) = Local::start(256);
+    let send = |text: &str| {
+        let mut stream = connect(local.address).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    let _streams: Vec<_> = (0..50).flat_map(|_| [send(&get("/sleep/4000")), send("GET / HTTP/1.1\r\n")]).collect();
+    let start = Instant::now();
+    assert!(local.text(&get_and_close("/quick")).ends_with("/quick"));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_client_that_reads_slowly_gets_all_of_a_long_answer() {
     let (local, _) = Local::start(8);
     let mut stream = connect(local.address).unwrap();
