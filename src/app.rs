@@ -111,12 +111,14 @@ impl App {
         }
         let response = outcome.unwrap_or_else(|error| problem(&error, address, id));
         // S50: the route, never the path or the query.
-        let (method, status) = (quoted(request.method()), response.status_code);
-        let (ms, db_ms) = (Milliseconds(started.elapsed()), Milliseconds(budget.spent()));
-        let user = user_field(context.user.get());
         info!(
             "method={method} route={route} status={status} ms={ms} db_ms={db_ms} request_id={id} \
-             address={address}{user}"
+             address={address}{user}",
+            method = quoted(request.method()),
+            status = response.status_code,
+            ms = Milliseconds(started.elapsed()),
+            db_ms = Milliseconds(budget.spent()),
+            user = user_field(context.user.get()),
         );
         self.finished(response, request.method(), request.headers(), id)
     }

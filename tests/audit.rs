@@ -34,9 +34,9 @@ const CEILINGS: &[(&str, usize)] = &[
     ("app", 215),
     ("api", 830),
     ("http", 350),
-    ("store", 735),
+    ("store", 750),
     ("token", 240),
-    ("database", 950),
+    ("database", 995),
     ("better_auth", 450),
     ("credentials", 325),
     ("config", 780),
@@ -46,7 +46,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("server", 900),
 ];
 const MINIMAL_PATH_MAX_LINES: usize = 2145;
-const ALL_MAX_LINES: usize = 7145;
+const ALL_MAX_LINES: usize = 7195;
 const MINIMAL_PATH: &[&str] = &[
     "error.rs",
     "http/",

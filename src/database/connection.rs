@@ -107,8 +107,13 @@ impl Health {
         *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn has_failed_since(&self, moment: Instant) -> bool {
-        self.failed_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|failed_at| failed_at > moment)
+    fn failed_at(&self) -> Option<Instant> {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that was used after this moment is taken to be good without a question.
+    pub fn trusted_since(&self, now: Instant) -> Option<Instant> {
+        self.failed_at().max(now.checked_sub(IDLE))
     }
 
     fn give_up_names(&self, error: &postgres::Error) {
@@ -165,12 +170,12 @@ impl ManageConnection for Manager {
     }
 
     fn is_valid(&self, connection: &mut Connection) -> Result<(), NoConnection> {
-        let session = connection.session.as_mut().ok_or(NoConnection::Stale)?;
-        if self.health.has_failed_since(session.used_at) {
-            return Err(NoConnection::Stale);
-        }
-        if session.used_at.elapsed() < IDLE {
+        if connection.is_good_since(self.health.trusted_since(Instant::now())) {
             return Ok(());
+        }
+        let session = connection.session.as_mut().ok_or(NoConnection::Stale)?;
+        if self.health.failed_at() > Some(session.used_at) {
+            return Err(NoConnection::Stale);
         }
         session.validate(VALIDATION_LIMIT, &self.health).map_err(|_| NoConnection::Stale)
     }
@@ -200,6 +205,13 @@ impl CustomizeConnection<Connection, NoConnection> for CloseElsewhere {
 /// A place in the pool. While a request uses the session, the place is empty.
 pub(super) struct Connection {
     pub session: Option<Session>,
+}
+
+impl Connection {
+    /// Whether it can be used, and was used after this moment.
+    pub fn is_good_since(&self, moment: Option<Instant>) -> bool {
+        self.session.as_ref().is_some_and(|session| !session.is_dead && Some(session.used_at) > moment)
+    }
 }
 
 /// The driver's client, and the statements that are prepared on it. The client is dropped first: a statement that is

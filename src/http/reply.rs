@@ -22,19 +22,18 @@ pub fn json(status: u16, value: &impl serde::Serialize) -> Result<Response, ApiE
 
 /// A JSON array of the first items, as many as fit into `max_bytes` but at least one, and how many these are.
 pub fn json_page(items: &[impl serde::Serialize], max_bytes: usize) -> Result<(Response, usize), ApiError> {
-    let (mut body, mut text) = (vec![b'['], Vec::new());
-    let mut count = 0;
+    let (mut body, mut count) = (vec![b'['], 0);
     for item in items {
-        text.clear();
-        serde_json::to_writer(&mut text, item).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
-        // With a comma before and the bracket behind.
-        if count > 0 && body.len() + text.len() + 2 > max_bytes {
-            break;
-        }
+        let start = body.len();
         if count > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(&text);
+        serde_json::to_writer(&mut body, item).map_err(|error| Problem::Internal.with_cause(error.to_string()))?;
+        // With the bracket behind.
+        if count > 0 && body.len() + 1 > max_bytes {
+            body.truncate(start);
+            break;
+        }
         count += 1;
     }
     body.push(b']');

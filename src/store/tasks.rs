@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use postgres::Row;
 use postgres::types::Type;
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{Store, session_over};
@@ -13,19 +14,46 @@ use crate::database::Parameter;
 use crate::error::{ApiError, Problem};
 use crate::token::Principal;
 
-/// A task as its owner sees it.
-#[derive(Debug, serde::Serialize)]
+/// A task, in the row that it came in: nothing is copied on the way into the answer.
+#[derive(Debug)]
 pub struct Task {
     /// UUIDv7.
     pub id: Uuid,
-    user_id: String,
-    title: String,
-    description: Option<String>,
+    row: Row,
+}
+
+/// A task as its owner sees it.
+#[derive(Serialize)]
+struct Members<'a> {
+    id: Uuid,
+    user_id: &'a str,
+    title: &'a str,
+    description: Option<&'a str>,
     completed: bool,
     #[serde(serialize_with = "super::rfc3339")]
     created_at: Timestamp,
     #[serde(serialize_with = "super::rfc3339")]
     updated_at: Timestamp,
+}
+
+impl Serialize for Task {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.members().map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl Task {
+    fn members(&self) -> Result<Members<'_>, postgres::Error> {
+        Ok(Members {
+            id: self.id,
+            user_id: self.row.try_get("user_id")?,
+            title: self.row.try_get("title")?,
+            description: self.row.try_get("description")?,
+            completed: self.row.try_get("completed")?,
+            created_at: self.row.try_get("created_at")?,
+            updated_at: self.row.try_get("updated_at")?,
+        })
+    }
 }
 
 /// A task to be made.
@@ -88,7 +116,7 @@ impl Store<'_> {
         if rows.is_empty() {
             return Err(session_over());
         }
-        let mut tasks = rows.into_iter().filter_map(|row| task(&row).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let mut tasks = rows.into_iter().filter_map(|row| task(row).transpose()).collect::<Result<Vec<_>, _>>()?;
         // A join promises no order. Sorted they are, mostly, and sorting here costs less than in the database.
         tasks.sort_by_key(|task| task.id);
         Ok(tasks)
@@ -103,12 +131,11 @@ impl Store<'_> {
     pub fn create_task(&self, principal: &Principal, new: &NewTask) -> Result<Task, ApiError> {
         let values: &[Parameter<'_>] =
             &[(&new.id, Type::UUID), (&new.title, Type::TEXT), (&new.description, Type::TEXT)];
-        let rows = match principal.is_external() {
+        let made = match principal.is_external() {
             false => self.repeatable_by(
                 principal,
                 "insert into tasks (id, user_id, title, description)
                  select $4, c.id, $5, $6 from caller($1, $2, $3) as c
-                 on conflict (user_id, id) do update set id = excluded.id
                  returning tasks.*",
                 values,
             ),
@@ -120,12 +147,15 @@ impl Store<'_> {
                  )
                  insert into tasks (id, user_id, title, description)
                  select $4, c.id, $5, $6 from caller($1, $2, $3) as c
-                 on conflict (user_id, id) do update set id = excluded.id
                  returning tasks.*",
                 values,
             ),
-        }?;
-        found(&rows)
+        };
+        match made {
+            // Made already: the connection ended before the answer came.
+            Err(error) if error.violates("tasks_pkey") => self.task(principal, new.id),
+            rows => found(rows?),
+        }
     }
 
     /// One task of the principal.
@@ -140,7 +170,7 @@ impl Store<'_> {
              left join tasks as t on t.user_id = $2 and t.id = $4",
             &[(&id, Type::UUID)],
         )?;
-        found(&rows)
+        found(rows)
     }
 
     /// The task with these changes.
@@ -171,7 +201,7 @@ impl Store<'_> {
                 (&changes.completed, Type::BOOL),
             ],
         )?;
-        found(&rows)
+        found(rows)
     }
 
     /// The task, completed if it was open and open if it was completed. Not repeatable.
@@ -192,7 +222,7 @@ impl Store<'_> {
              select t.* from c left join t on true",
             &[(&id, Type::UUID)],
         )?;
-        found(&rows)
+        found(rows)
     }
 
     /// Deletes one task of the principal. Not repeatable.
@@ -212,26 +242,18 @@ impl Store<'_> {
              select t.* from c left join t on true",
             &[(&id, Type::UUID)],
         )?;
-        found(&rows).map(drop)
+        found(rows).map(drop)
     }
 }
 
 /// The task of the one row; without a row the principal may not act.
-fn found(rows: &[Row]) -> Result<Task, ApiError> {
-    let row = rows.first().ok_or_else(session_over)?;
+fn found(rows: Vec<Row>) -> Result<Task, ApiError> {
+    let row = rows.into_iter().next().ok_or_else(session_over)?;
     task(row)?.ok_or_else(|| Problem::TaskNotFound.into())
 }
 
 /// The task of a row; `None` if the row says only that the principal may act.
-fn task(row: &Row) -> Result<Option<Task>, postgres::Error> {
-    let Some(id) = row.try_get("id")? else { return Ok(None) };
-    Ok(Some(Task {
-        id,
-        user_id: row.try_get("user_id")?,
-        title: row.try_get("title")?,
-        description: row.try_get("description")?,
-        completed: row.try_get("completed")?,
-        created_at: row.try_get("created_at")?,
-        updated_at: row.try_get("updated_at")?,
-    }))
+fn task(row: Row) -> Result<Option<Task>, postgres::Error> {
+    let id: Option<Uuid> = row.try_get("id")?;
+    Ok(id.map(|id| Task { id, row }))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Database, Request, Server, User, at_once, await_that, decode, environment, run};
+use crate::support::{Database, Request, Role, Server, User, at_once, await_that, decode, environment, run};
 
 const TASKS: i64 = 300_000;
 const USERS: i64 = 10;
@@ -195,6 +195,39 @@ fn waiting(server: &Server) -> i64 {
     let count = "select count(*) from pg_stat_activity \
                  where datname = current_database() and application_name = 'latchkey' and wait_event_type = 'Lock'";
     server.sql().query_one(count, &[]).unwrap().get(0)
+}
+
+#[test]
+fn there_are_no_more_connections_than_requests_at_once_whichever_threads_serve_them() {
+    let server = Server::start();
+    let user = server.user("ada");
+    let list = server.request("GET", "/api/me/tasks").bearer(&user.token);
+    for _ in 0..50 {
+        at_once(2, |_| list.send().must(200));
+    }
+    assert!(server.database_connections() <= 2, "{}", server.database_connections());
+}
+
+#[test]
+fn fewer_connections_than_the_pool_may_have_serve_everybody() {
+    let database = Database::create();
+    let role = Role::create(&database);
+    let mut environment = environment(&database.url_as(&role.name));
+    environment.insert("MIGRATE_DATABASE_URL".into(), database.url());
+    assert_eq!(run(&["migrate"], &environment).code, Some(0));
+    database.sql().batch_execute(&format!("alter role {} connection limit 2", role.name)).unwrap();
+    environment.remove("MIGRATE_DATABASE_URL");
+    let server = Server::with(&database, &["serve"], &environment);
+    let users = ["ada", "bob", "eve", "joe"].map(|name| server.user(name));
+    let end = Instant::now() + Duration::from_secs(7);
+    at_once(12, |number| {
+        let list = server.request("GET", "/api/me/tasks").bearer(&users[number % users.len()].token);
+        while Instant::now() < end {
+            let sent = Instant::now();
+            list.send().must(200);
+            assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+        }
+    });
 }
 
 #[test]
