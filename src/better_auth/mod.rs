@@ -136,7 +136,7 @@ impl External {
         if algorithm_named(&header.alg) != Some(key.algorithm) {
             return Err(TokenError::WrongAlgorithm);
         }
-        let claims = signed_claims(token, &key)?;
+        let claims = members_of(&signed_claims(token, &key.key, key.algorithm)?)?;
         check_times(&claims, now() as f64)?;
         self.check_names(&claims, names)?;
         match claims.get("sub") {
@@ -202,12 +202,15 @@ fn claimed_issue_time(token: &str) -> Option<Instant> {
     Instant::now().checked_sub(age)
 }
 
-/// S12: the claims, if the signature over header and claims is the key's.
-fn signed_claims(token: &str, key: &VerifyingKey) -> Result<Map<String, Value>, TokenError> {
+/// S12: the claims as they were signed, if the signature over header and claims is the key's.
+///
+/// # Errors
+/// [`TokenError::BadSignature`]; [`TokenError::Malformed`].
+pub fn signed_claims(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Vec<u8>, TokenError> {
     let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let (_, claims) = message.split_once('.').ok_or(TokenError::Malformed)?;
-    match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm) {
-        Ok(true) => decoded(claims),
+    match jsonwebtoken::crypto::verify(signature, message.as_bytes(), key, algorithm) {
+        Ok(true) => BASE64URL.decode(claims).map_err(|_| TokenError::Malformed),
         _ => Err(TokenError::BadSignature),
     }
 }
@@ -236,8 +239,11 @@ fn is_subject(sub: &str) -> bool {
 }
 
 fn decoded(part: &str) -> Result<Map<String, Value>, TokenError> {
-    let json = BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?;
-    match without_duplicates(&json) {
+    members_of(&BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?)
+}
+
+fn members_of(json: &[u8]) -> Result<Map<String, Value>, TokenError> {
+    match without_duplicates(json) {
         Some(Value::Object(members)) => Ok(members),
         _ => Err(TokenError::Malformed),
     }

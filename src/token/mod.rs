@@ -10,7 +10,7 @@ use std::fmt;
 
 use aws_lc_rs::{hkdf, hmac};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64URL, Engine};
-use jsonwebtoken::{DecodingKey, EncodingKey, Validation};
+use jsonwebtoken::{DecodingKey, EncodingKey};
 
 use crate::config::{Secret, TokenPolicy};
 pub use access::ACCESS_TOKEN_MAX_SECONDS;
@@ -39,7 +39,6 @@ pub struct Keys {
     /// Verifies but does not sign.
     previous: Option<KeySet>,
     policy: TokenPolicy,
-    access_rules: Validation,
 }
 
 /// What is derived from one secret: a key for each use, so that no key has two uses.
@@ -54,12 +53,7 @@ struct KeySet {
 impl Keys {
     /// Derives the keys of these secrets.
     pub fn derive(current: &Secret, previous: Option<&Secret>, policy: TokenPolicy) -> Keys {
-        Keys {
-            current: KeySet::derive(current),
-            previous: previous.map(KeySet::derive),
-            access_rules: access::rules(&policy),
-            policy,
-        }
+        Keys { current: KeySet::derive(current), previous: previous.map(KeySet::derive), policy }
     }
 
     /// The lifetime of an access token, in seconds.

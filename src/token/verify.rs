@@ -34,11 +34,11 @@ impl Principal {
     }
 }
 
-/// Verifies a token and returns whom it speaks for. Configuration and key id decide by which rules, never a claim:
+/// Verifies a token and returns whom it speaks for. Configuration and header decide by which rules, never a claim:
 ///
 /// | key id in the header | configured | rules |
 /// |---|---|---|
-/// | one of ours | | access tokens of latchkey |
+/// | one of ours, and no other members than ours have | | access tokens of latchkey |
 /// | any other | `BETTER_AUTH_URL` | the published key with this id, or refused |
 /// | none | `BETTER_AUTH_SECRET` | the shared secret, HS256 |
 /// | anything else | | refused |
@@ -49,11 +49,11 @@ impl Principal {
 /// The first rule that the token breaks, or [`TokenError::NoKeySet`] and [`TokenError::KeyMayBeNew`], which say nothing
 /// about the token.
 pub fn verify(token: &str, ours: &Keys, better_auth: Option<&External>) -> Result<Principal, TokenError> {
-    let header = Header::read(token)?;
-    if header.kid.as_deref().is_some_and(|kid| ours.knows(kid)) {
-        let (subject, session) = ours.verify_access(token)?;
+    if let Some(key) = ours.key_for(token)? {
+        let (subject, session) = ours.verify_access(token, key)?;
         return Ok(Principal { subject, session: Some(session) });
     }
+    let header = Header::read(token)?;
     match better_auth {
         Some(better_auth) => Ok(Principal { subject: better_auth.verify(token, &header)?, session: None }),
         None if header.is_of_better_auth() => Err(TokenError::NotConfigured),

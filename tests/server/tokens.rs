@@ -90,6 +90,11 @@ fn prefixed(object: &Value, member: &str) -> String {
     format!("{{{member},{}", &object.to_string()[1..])
 }
 
+/// These members' values as an array, which is a struct, too, for some readers.
+fn values(object: &Value, names: &[&str]) -> String {
+    Value::Array(names.iter().map(|name| object[*name].clone()).collect()).to_string()
+}
+
 fn headers(f: &Forger) -> Vec<(&'static str, String)> {
     let none = |alg: &str| {
         let token = f.header("alg", json!(alg));
@@ -138,6 +143,7 @@ fn headers(f: &Forger) -> Vec<(&'static str, String)> {
         ("an unknown header member", f.header("latchkey", json!(1))),
         ("header no JSON", f.header_text("alg")),
         ("header an array", f.header_text("[]")),
+        ("header an array of the values", f.header_text(&values(&f.header, &["alg", "typ", "kid"]))),
         ("header with data behind it", f.header_text(&format!("{} {{}}", f.header))),
         ("header not UTF-8", f.sign_bytes(b"{\"alg\":\"\xff\"}", f.claims.to_string().as_bytes(), &f.key)),
     ]
@@ -191,6 +197,7 @@ fn claims(f: &Forger, other: &User) -> Vec<(&'static str, String)> {
         ("sub twice", f.claims_text(&prefixed(&f.claims, &format!(r#""sub":"{}""#, other.id)))),
         ("exp twice", f.claims_text(&prefixed(&f.claims, &format!(r#""exp":{}"#, now + 900)))),
         ("claims a list", f.claims_text("[]")),
+        ("claims a list of the values", f.claims_text(&values(&f.claims, &["iss", "aud", "sub", "sid", "iat", "exp"]))),
         ("claims no JSON", f.claims_text("sub")),
     ]
 }
