@@ -120,7 +120,7 @@ fn parse_limit(text: &str) -> Option<i64> {
 
 /// A task's id, only as it is written in answers.
 fn parse_id(text: &str) -> Option<Uuid> {
-    Uuid::parse_str(text).ok().filter(|id| id.to_string() == text)
+    Uuid::parse_str(text).ok().filter(|id| id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text)
 }
 
 /// S30: a malformed id is looked up as the id of no task, so that the caller rule comes first for it too.

@@ -53,7 +53,7 @@ fn may_be_sent(name: &str, value: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(is_token_byte)
         && !has_control
-        && !OWN.contains(&name.to_ascii_lowercase().as_str())
+        && !OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 #[cfg(test)]
