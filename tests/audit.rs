@@ -34,7 +34,7 @@ const CEILINGS: &[(&str, usize)] = &[
     ("app", 215),
     ("api", 830),
     ("http", 350),
-    ("store", 750),
+    ("store", 705),
     ("token", 240),
     ("database", 995),
     ("better_auth", 450),
@@ -45,8 +45,8 @@ const CEILINGS: &[(&str, usize)] = &[
     ("logging", 165),
     ("server", 900),
 ];
-const MINIMAL_PATH_MAX_LINES: usize = 2145;
-const ALL_MAX_LINES: usize = 7195;
+const MINIMAL_PATH_MAX_LINES: usize = 2140;
+const ALL_MAX_LINES: usize = 7135;
 const MINIMAL_PATH: &[&str] = &[
     "error.rs",
     "http/",
@@ -377,8 +377,8 @@ fn files_and_functions_stay_short() {
             over.push(format!("{path} has over {FILE_MAX_LINES} lines"));
         }
         for (name, length) in functions(&code(&path)) {
-            // The table of words and the statement that opens a session are long, not deep.
-            if length > FUNCTION_MAX_LINES && !["spec", "open_session"].contains(&name.as_str()) {
+            // The table of words is long, not deep.
+            if length > FUNCTION_MAX_LINES && name != "spec" {
                 over.push(format!("{path}: {name} has {length} lines"));
             }
         }

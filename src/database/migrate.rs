@@ -17,6 +17,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("002_tasks", include_str!("../../sql/002_tasks.sql")),
     ("003_attempts", include_str!("../../sql/003_attempts.sql")),
     ("004_caller", include_str!("../../sql/004_caller.sql")),
+    ("005_open_session", include_str!("../../sql/005_open_session.sql")),
 ];
 
 /// Any constant: what else locks in this database must not use it. ("latchkey" in ASCII.)

@@ -1,9 +1,9 @@
-//! Table `sessions`: opened by a login, rotated by a refresh, revoked by a logout.
+//! Table `sessions`: opened by a login (`sql/005_open_session.sql`), rotated by a refresh, revoked by a logout.
 
 use postgres::types::Type;
 use uuid::Uuid;
 
-use super::Store;
+use super::{Store, one};
 use crate::error::ApiError;
 use crate::token::{Principal, RefreshClaim};
 
@@ -53,56 +53,7 @@ impl Store<'_> {
     /// Database failures.
     pub fn open_session(&self, new: &NewSession<'_>) -> Result<Option<i64>, ApiError> {
         let opened = self.repeatable(
-            // S23: the epoch of the verification. S25: what is beyond 50 sessions.
-            "with verified as (
-                 select id, session_epoch from users where id = $2 and is_active and session_epoch = $3
-             ), opened as (
-                 insert into sessions as s (id, user_id, session_epoch)
-                 select $1, id, session_epoch from verified
-                 on conflict (id) do update set id = excluded.id
-                 returning extract(epoch from session_expires_at(s) - now())::bigint as expires_in
-             ), rehashed as (
-                 update users set password_hash = $4
-                 from verified
-                 where users.id = verified.id and users.session_epoch = $3 and $4 is not null
-             ), seen as (
-                 insert into known_addresses (user_id, address)
-                 select id, $6 from verified
-                 on conflict (user_id, address) do update set last_seen = now()
-             ), refunded as (
-                 delete from attempts using verified where attempts.id = $5
-             ), surplus as (
-                 update sessions set ended_at = now()
-                 from (
-                     select s.id from verified
-                     join sessions as s on s.user_id = verified.id
-                     join users as u on u.id = s.user_id
-                     where session_is_valid(s, u) and s.id <> $1
-                     order by s.refreshed_at desc, s.id desc
-                     offset 49
-                 ) as oldest
-                 where sessions.id = oldest.id
-             ), old_attempts as (
-                 delete from attempts where id in (
-                     select id from attempts where created_at < now() - interval '1 hour'
-                     order by created_at limit 100 for update skip locked
-                 )
-             ), old_sessions as (
-                 delete from sessions where id in (
-                     select id from sessions
-                     where created_at < now() - session_max_age() or ended_at < now() - interval '1 day'
-                     limit 100 for update skip locked
-                 )
-             ), old_addresses as (
-                 delete from known_addresses where (user_id, address) in (
-                     select user_id, address from known_addresses
-                     where last_seen < now() - interval '90 days'
-                         -- a row cannot change twice in one statement: not the one that was just seen
-                         and (user_id, address) <> ($2, $6)
-                     order by last_seen limit 100 for update skip locked
-                 )
-             )
-             select expires_in from opened",
+            "select open_session($1, $2, $3, $4, $5, $6) as expires_in",
             &[
                 (&new.session, Type::UUID),
                 (&new.user, Type::TEXT),
@@ -113,7 +64,7 @@ impl Store<'_> {
             ],
         );
         match opened {
-            Ok(rows) => Ok(rows.first().map(|row| row.try_get("expires_in")).transpose()?),
+            Ok(rows) => Ok(one(&rows)?.try_get("expires_in")?),
             // The user was deleted beside this statement.
             Err(failure) if failure.violates("sessions_user_id_fkey") => Ok(None),
             Err(failure) => Err(failure.into()),

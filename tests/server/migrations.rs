@@ -102,7 +102,10 @@ fn serve_migrates_unless_it_is_told_not_to_and_then_never_serves() {
         let database = Database::create();
         let finished = run(arguments, &environment(&database.url()));
         assert_eq!(finished.code, Some(1), "{finished:?}");
-        assert!(finished.stderr.contains("001_accounts, 002_tasks, 003_attempts, 004_caller"), "{finished:?}");
+        assert!(
+            finished.stderr.contains("001_accounts, 002_tasks, 003_attempts, 004_caller, 005_open_session"),
+            "{finished:?}"
+        );
         database.sql().query("select from users", &[]).expect_err("migrated");
         assert_eq!(migrate(&database).code, Some(0));
         Server::with(&database, arguments, &environment(&database.url())).request("GET", "/readyz").send().must(200);

@@ -112,7 +112,7 @@ fn older_schema() -> Arc<Database> {
 }
 
 fn undo_last_migration(database: &Database) {
-    let undo = "delete from migrations where name = '004_caller'";
+    let undo = "drop function open_session; delete from migrations where name = '005_open_session'";
     database.sql().batch_execute(undo).unwrap();
 }
 
@@ -120,7 +120,7 @@ fn undo_last_migration(database: &Database) {
 fn a_new_program_on_an_older_schema_migrates_or_does_not_start() {
     let database = older_schema();
     let finished = run(&["serve", "--no-migrate"], &environment(&database.url()));
-    assert!(finished.code == Some(1) && finished.stderr.contains("004_caller"), "{finished:?}");
+    assert!(finished.code == Some(1) && finished.stderr.contains("005_open_session"), "{finished:?}");
     let server = Server::on(&database, &database.url(), &[]);
     server.user("ada");
 }

@@ -456,7 +456,7 @@ fn login_held_while(server: &Server, user: &User, deed: impl FnOnce()) -> Answer
     transaction.execute_typed("select from known_addresses for update", &[]).unwrap();
     thread::scope(|scope| {
         let login = scope.spawn(|| try_login(server, user, PASSWORD));
-        await_lock(server, "known_addresses");
+        await_lock(server, "open_session");
         deed();
         transaction.commit().unwrap();
         login.join().unwrap()
