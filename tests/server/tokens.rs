@@ -151,6 +151,9 @@ fn headers(f: &Forger) -> Vec<(&'static str, String)> {
 
 fn claims(f: &Forger, other: &User) -> Vec<(&'static str, String)> {
     let now = f.now();
+    let lived = |from: i64, to: i64| {
+        f.sign(&f.header.to_string(), &with(&with(&f.claims, "iat", json!(from)), "exp", json!(to)).to_string())
+    };
     vec![
         ("iss missing", f.without_claim("iss")),
         ("iss another", f.claim("iss", json!("other"))),
@@ -176,16 +179,10 @@ fn claims(f: &Forger, other: &User) -> Vec<(&'static str, String)> {
         ("iat in a minute", f.claim("iat", json!(now + 60))),
         ("iat a text", f.claim("iat", json!(now.to_string()))),
         ("iat with a fraction", f.claim("iat", json!(now as f64 + 0.5))),
-        (
-            "iat after exp",
-            f.sign(
-                &f.header.to_string(),
-                &with(&with(&f.claims, "exp", json!(now)), "iat", json!(now + 3)).to_string(),
-            ),
-        ),
+        ("iat after exp", lived(now + 3, now)),
         ("exp missing", f.without_claim("exp")),
-        ("exp a minute ago", f.claim("exp", json!(now - 60))),
-        ("exp ten seconds ago", f.claim("exp", json!(now - 10))),
+        ("exp a minute ago", lived(now - 660, now - 60)),
+        ("exp ten seconds ago", lived(now - 610, now - 10)),
         ("exp a text", f.claim("exp", json!((now + 60).to_string()))),
         ("exp with a fraction", f.claim("exp", json!((now + 60) as f64 + 0.5))),
         ("exp negative", f.claim("exp", json!(-1))),
