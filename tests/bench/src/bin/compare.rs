@@ -18,7 +18,11 @@ fn main() {
     let mut rows = table::rows(&setup.workloads, &servers);
 
     for round in 0..=ROUNDS {
+        let mut last = None;
         for row in &mut rows {
+            if last.replace(row.workload) != Some(row.workload) {
+                setup.settle();
+            }
             let workload = &setup.workloads[row.workload];
             let figures = match row.server {
                 Some(number) => load::server(&servers[number], workload, setup.postmaster, round == 0),
@@ -32,6 +36,7 @@ fn main() {
     }
     table::print(&rows, &setup.workloads, &servers, &trips);
 
+    setup.settle();
     let flooded: Vec<_> = servers.iter().filter(|server| server.has_accounts && !server.logs_requests).collect();
     let rounds: Vec<Vec<Flood>> = (0..ROUNDS).map(|_| flooded.iter().copied().map(flood::measure).collect()).collect();
     let of = |number: usize| Flood::median(rounds.iter().map(|round| &round[number]));
