@@ -122,6 +122,8 @@ impl Setup {
         for work in ["vacuum analyze", "checkpoint"] {
             admin.batch_execute(work).expect("the work");
         }
+        // For the processes that do it.
+        std::thread::sleep(Duration::from_millis(500));
     }
 
     /// All at once, so that they can be measured in turn.
