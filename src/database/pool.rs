@@ -193,10 +193,9 @@ impl DatabasePool {
         let mut register = self.register();
         let overdue: Vec<InUse> = register.in_use.extract_if(.., |entry| entry.deadline <= now).collect();
         let trusted_since = self.health.trusted_since(now);
-        let unused: Vec<_> = register.recent.extract_if(.., |(_, place)| !place.is_good_since(trusted_since)).collect();
-        // Without the lock: the pool may have to close them.
+        // Back to the pool at once: whoever finds none here is to find them there, and not to connect.
+        register.recent.retain(|(_, place)| place.is_good_since(trusted_since));
         drop(register);
-        drop(unused);
         if !overdue.is_empty() {
             self.health.note_silence();
         }
