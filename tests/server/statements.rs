@@ -203,14 +203,17 @@ fn whichever_threads_serve_the_requests_they_share_the_connections_that_are_ther
     let user = server.user("ada");
     let list = server.request("GET", "/api/me/tasks").bearer(&user.token);
     let two_at_once = || drop(at_once(2, |_| list.send().must(200)));
-    two_at_once();
-    // More than two connections are on their way where connecting takes longer than a request.
-    thread::sleep(Duration::from_millis(500));
+    let mut sql = server.sql();
+    let mut lock = sql.transaction().unwrap();
+    lock.batch_execute("lock table tasks").unwrap();
+    thread::scope(|scope| {
+        scope.spawn(two_at_once);
+        await_that("both have a connection", || waiting(&server) == 2);
+        lock.commit().unwrap();
+    });
     let connections = server.database_connections();
     (0..50).for_each(|_| two_at_once());
-    thread::sleep(Duration::from_millis(500));
-    let (now, most) = (server.database_connections(), connections.max(2));
-    assert!(now <= most, "{now} instead of {most}");
+    assert_eq!(server.database_connections(), connections);
 }
 
 #[test]
