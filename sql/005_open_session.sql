@@ -1,5 +1,5 @@
--- Opening a session, as a function: it is planned once per connection. As a statement without a name it was parsed and
--- planned at each login, which took longer than to run it, and reads beside a crowd of logins waited for it.
+-- Opening a session, as a function: PostgreSQL plans it once per connection. An unnamed statement is parsed and planned
+-- each time, which takes longer than to run this one, and reads beside a crowd of logins wait for it.
 
 -- Opens a session, and gives the seconds until it ends without a refresh. Null if the user is inactive, or if a password
 -- change or a logout of all sessions came after the hash was read; one that runs beside this statement leaves the

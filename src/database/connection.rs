@@ -181,7 +181,7 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.session.as_ref().is_none_or(|session| session.is_dead)
+        !connection.is_good_since(None)
     }
 }
 

@@ -46,8 +46,7 @@ pub enum Rotation {
 
 impl Store<'_> {
     /// Opens the session: the seconds until it ends without a refresh. `None` if the user is inactive, or a password change
-    /// or a logout of all sessions came after the hash was read; one that runs beside this statement leaves the session
-    /// with an old epoch, invalid from its start. The 51st valid session ends, and a few old rows are deleted.
+    /// or a logout of all sessions came after the hash was read.
     ///
     /// # Errors
     /// Database failures.
